@@ -1,0 +1,584 @@
+"""Scores of LCZ predictions against a reference, with the noise of the polygons beside them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from lczcube.errors import ConfigError, LabelError
+from lczcube.labels import LeakageReport
+from lczcube.lcz import N_CLASSES, require_codes
+
+Unit = Literal["patch", "pixel", "polygon", "cell"]
+
+UNITS: tuple[str, ...] = get_args(Unit)
+
+METRICS = ("oa", "macro_f1", "kappa")
+
+ROUND_DIGITS = 6
+"""Digits of the floats in :meth:`Scores.to_dict`: two runs then write the same bytes."""
+
+Interval = tuple[float, float]
+FloatArray = npt.NDArray[np.float64]
+
+_LEVELS = (2.5, 97.5)
+_N_PREDICTED = N_CLASSES + 1
+_ZERO = 0.5 * 10**-ROUND_DIGITS
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Scores of one class.
+
+    Attributes
+    ----------
+    precision : float or None
+        Share of the predictions of the class that are right; None if it is never predicted.
+    recall : float or None
+        Share of the reference of the class that is found; None if the reference has none.
+    f1 : float
+        Harmonic mean of the two; 0 where nothing is right.
+    support : int
+        Units of the class in the reference.
+    """
+
+    precision: float | None
+    recall: float | None
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a set of predictions is worth, on which units, split how, and how sure that is.
+
+    Attributes
+    ----------
+    unit : str
+        What one prediction stands for: ``patch``, ``pixel``, ``polygon`` or ``cell``.
+    split : str
+        How training and evaluation were kept apart, in words (:attr:`Split.name`).
+    leakage : LeakageReport or None
+        How near evaluation lay to training; None if not measured.
+    n : int
+        Units in the reference.
+    n_groups : int
+        Groups the bootstrap draws from: polygons, or units where no groups were given.
+    n_repeats : int
+        Predictions per unit, one a seed; every score is the mean over them.
+    coverage : float
+        Share of the units with a prediction. A unit without one (code 0) counts as wrong.
+    oa, macro_f1 : float
+        Overall accuracy; F1 averaged over the classes of the reference.
+    kappa : float or None
+        Cohen's kappa; None where it is not defined: reference and prediction hold one class only.
+    per_class : mapping of int to ClassScore
+        By code, for classes of the reference or of the prediction.
+    confusion : numpy.ndarray
+        int64, shape (17, 17): rows reference, columns prediction, codes 1-17, summed over repeats.
+        Units without a prediction are in no column.
+    intervals : mapping of str to tuple or None
+        By metric: 95 % interval of the bootstrap over groups. None with fewer than two groups.
+    n_boot, seed : int
+        Draws of the bootstrap, and their seed.
+    repeats : tuple of mapping
+        Per repeat: ``oa``, ``macro_f1``, ``kappa``, ``coverage``.
+    """
+
+    unit: str
+    split: str
+    leakage: LeakageReport | None
+    n: int
+    n_groups: int
+    n_repeats: int
+    coverage: float
+    oa: float
+    macro_f1: float
+    kappa: float | None
+    per_class: Mapping[int, ClassScore]
+    confusion: npt.NDArray[np.int64]
+    intervals: Mapping[str, Interval | None]
+    n_boot: int
+    seed: int
+    repeats: tuple[Mapping[str, float | None], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: keys sorted, floats rounded to 6 digits."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["per_class"] = {str(code): vars(row) for code, row in self.per_class.items()}
+        values["confusion"] = self.confusion.tolist()
+        values["leakage"] = None if self.leakage is None else self.leakage.to_dict()
+        plain: dict[str, Any] = _plain(values)
+        return plain
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of predictions of the same units, drawn together.
+
+    Attributes
+    ----------
+    names : tuple of str
+        What the two are called, A then B.
+    n, n_groups : int
+        Units in the reference; groups the bootstrap draws from.
+    differences : mapping of str to float or None
+        By metric (``oa``, ``macro_f1``, ``kappa``): A minus B, means over repeats.
+    intervals : mapping of str to tuple or None
+        By metric: 95 % interval of the difference, both scored on the same draws of groups.
+    resolved : mapping of str to bool
+        By metric: the interval leaves 0 out.
+    statement : str
+        The difference of overall accuracy, in a sentence.
+    n_boot, seed : int
+        Draws of the bootstrap, and their seed.
+    """
+
+    names: tuple[str, str]
+    n: int
+    n_groups: int
+    differences: Mapping[str, float | None]
+    intervals: Mapping[str, Interval | None]
+    resolved: Mapping[str, bool]
+    statement: str
+    n_boot: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: keys sorted, floats rounded to 6 digits."""
+        plain: dict[str, Any] = _plain(vars(self))
+        return plain
+
+
+def score(
+    lcz_true: npt.ArrayLike,
+    lcz_predicted: npt.ArrayLike,
+    *,
+    unit: Unit,
+    split: str,
+    groups: npt.ArrayLike | None = None,
+    leakage: LeakageReport | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> Scores:
+    """Overall accuracy, macro F1, kappa and scores per class, with a bootstrap over groups.
+
+    Parameters
+    ----------
+    lcz_true : array_like of int
+        Reference codes 1-17, shape (n,).
+    lcz_predicted : array_like of int
+        Predicted codes 0-17, shape (n,), or (n_seeds, n) for repeated runs, which are averaged.
+        0 (no data) is no prediction: it counts as wrong and lowers ``coverage``.
+    unit : str
+        What one prediction stands for.
+    split : str
+        How training and evaluation were kept apart, in words.
+    groups : array_like of str, optional
+        The polygon (or block, or city) of each unit, shape (n,). Units of one group are alike, so
+        groups are drawn, not units. Default: every unit its own group, which is too sure where
+        units overlap or touch.
+    leakage : LeakageReport, optional
+        Of the training and evaluation rows behind the predictions.
+    n_boot : int
+        Draws. Default 1000; 0 for no intervals.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    Scores
+        The same whatever the order of the units.
+
+    Raises
+    ------
+    ConfigError
+        If unit or split is not named.
+    LabelError
+        If codes or shapes do not fit.
+
+    Notes
+    -----
+    Macro F1 is the mean over the classes of the reference, in each draw those of the draw. Draws
+    in which kappa is not defined are left out of its interval.
+
+    Examples
+    --------
+    >>> scores = score([1, 1, 2], [1, 2, 2], unit="patch", split="city, 2 folds")
+    >>> round(scores.oa, 3), scores.n_groups
+    (0.667, 3)
+    """
+    _require_named(unit, split)
+    true, predicted = _codes(lcz_true, lcz_predicted)
+    tally = _tally(true, predicted, groups)
+    repeats = tuple(_metrics_of(true, row) for row in predicted)
+    draws = _draw(tally, n_boot=n_boot, seed=seed)
+    means = {name: _mean([repeat[name] for repeat in repeats]) for name in (*METRICS, "coverage")}
+    return Scores(
+        unit=unit,
+        split=split,
+        leakage=leakage,
+        n=true.size,
+        n_groups=tally.n_groups,
+        n_repeats=len(predicted),
+        coverage=means["coverage"] or 0.0,
+        oa=means["oa"] or 0.0,
+        macro_f1=means["macro_f1"] or 0.0,
+        kappa=means["kappa"],
+        per_class=_per_class(true, predicted),
+        confusion=tally.confusion().sum(axis=0)[:, 1:].astype(np.int64),
+        intervals=_intervals(_mean_defined(draws)),
+        n_boot=n_boot,
+        seed=seed,
+        repeats=repeats,
+    )
+
+
+def compare(
+    lcz_true: npt.ArrayLike,
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    groups: npt.ArrayLike | None,
+    n_boot: int = 1000,
+    seed: int = 0,
+    names: tuple[str, str] = ("A", "B"),
+    group_noun: str = "polygons",
+) -> Comparison:
+    """Difference of two sets of predictions, A minus B, on the same draws of groups.
+
+    Parameters
+    ----------
+    lcz_true : array_like of int
+        Reference codes 1-17, shape (n,).
+    a, b : array_like of int
+        Predicted codes 0-17 of the same units, shape (n,) or (n_seeds, n); repeats are averaged,
+        and the two may have different numbers of them.
+    groups : array_like of str or None
+        As in :func:`score`; None draws units.
+    n_boot, seed : int
+        As in :func:`score`.
+    names : tuple of str
+        What the statement calls the two.
+    group_noun : str
+        What the statement calls the groups, in the plural.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    LabelError
+        If codes or shapes do not fit.
+    """
+    true, predicted_a = _codes(lcz_true, a)
+    _, predicted_b = _codes(lcz_true, b)
+    tally = _tally(true, np.concatenate([predicted_a, predicted_b]), groups)
+    draws = _draw(tally, n_boot=n_boot, seed=seed)
+    n_a = len(predicted_a)
+    intervals = _intervals(_mean_defined(draws[:, :n_a]) - _mean_defined(draws[:, n_a:]))
+    differences = _differences(true, predicted_a, predicted_b)
+    return Comparison(
+        names=names,
+        n=true.size,
+        n_groups=tally.n_groups,
+        differences=differences,
+        intervals=intervals,
+        resolved={name: _leaves_zero_out(interval) for name, interval in intervals.items()},
+        statement=_statement(
+            differences["oa"] or 0.0,
+            intervals["oa"],
+            names=names,
+            noun=f"{tally.n_groups} {group_noun}",
+        ),
+        n_boot=n_boot,
+        seed=seed,
+    )
+
+
+def scores_table(rows: Sequence[tuple[str, Scores]]) -> str:
+    """Scores as a Markdown table that also reads as plain text, one row a name.
+
+    Parameters
+    ----------
+    rows : sequence of (str, Scores)
+        What was scored, and its scores, in the order to print.
+
+    Returns
+    -------
+    str
+        Lines without a trailing line break. Brackets hold the 95 % interval over groups;
+        ``touching`` is the share of evaluation patches that touch training, ``-`` if not measured.
+    """
+    header = (
+        "scored",
+        "unit",
+        "split",
+        "n",
+        "groups",
+        "OA",
+        "macro F1",
+        "kappa",
+        "coverage",
+        "touching",
+    )
+    table = [header, *(_table_row(name, scores) for name, scores in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
+        for row in table
+    ]
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _require_named(unit: str, split: str) -> None:
+    if unit not in UNITS:
+        raise ConfigError(f"unit = {unit!r} is unknown; a score is per {', '.join(UNITS)}.")
+    if not split.strip():
+        raise ConfigError("split is empty; a score names how training and evaluation were split.")
+
+
+def _codes(
+    lcz_true: npt.ArrayLike, lcz_predicted: npt.ArrayLike
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    true, predicted = np.asarray(lcz_true), np.atleast_2d(np.asarray(lcz_predicted))
+    if true.ndim != 1 or predicted.ndim != 2 or predicted.shape[1] != true.size:
+        raise LabelError(
+            f"reference of shape {true.shape}, predictions of shape {np.shape(lcz_predicted)}; "
+            "they are (n,) and (n,) or (n_seeds, n)."
+        )
+    if true.size == 0 or len(predicted) == 0:
+        raise LabelError("nothing to score; a score needs at least one unit with a label.")
+    require_codes(true, where="reference labels")
+    require_codes(predicted, where="predictions")
+    n_zero = int((true == 0).sum())
+    if n_zero:
+        raise LabelError(
+            f"the reference holds code 0 in {n_zero} units; score labelled units only."
+        )
+    return true.astype(np.int64), predicted.astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Tally:
+    """Sparse confusion matrices per group: ``count`` units of ``group`` fall in ``entry``.
+
+    An entry numbers (repeat, true code - 1, predicted code 0-17).
+    """
+
+    group: npt.NDArray[np.int64]
+    entry: npt.NDArray[np.int64]
+    count: npt.NDArray[np.int64]
+    n_groups: int
+    n_repeats: int
+
+    def confusion(self, weight: npt.NDArray[np.int64] | None = None) -> FloatArray:
+        """Matrices of shape (repeat, 17, 18), each group counted ``weight`` times (default once)."""
+        counts = self.count if weight is None else self.count * weight[self.group]
+        shape = (self.n_repeats, N_CLASSES, _N_PREDICTED)
+        filled = np.bincount(self.entry, weights=counts, minlength=int(np.prod(shape)))
+        return filled.reshape(shape)
+
+
+def _tally(
+    true: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    groups: npt.ArrayLike | None,
+) -> _Tally:
+    numbers, n_groups = _group_numbers(true, predicted, groups)
+    n_repeats = len(predicted)
+    size = n_repeats * N_CLASSES * _N_PREDICTED
+    row = np.arange(n_repeats)[:, None] * N_CLASSES + (true - 1)
+    keys = numbers * size + row * _N_PREDICTED + predicted
+    unique, count = np.unique(keys, return_counts=True)
+    return _Tally(unique // size, unique % size, count, n_groups, n_repeats)
+
+
+def _group_numbers(
+    true: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    groups: npt.ArrayLike | None,
+) -> tuple[npt.NDArray[np.int64], int]:
+    if groups is None:
+        # Numbered by what they hold, so that the order of the units does not move the draws.
+        numbers = np.empty(true.size, np.int64)
+        numbers[np.lexsort((*predicted, true))] = np.arange(true.size)
+        return numbers, true.size
+    names = np.asarray(groups).astype(str)
+    if names.shape != true.shape:
+        raise LabelError(f"groups of shape {names.shape} for {true.size} units; give one a unit.")
+    unique, numbers = np.unique(names, return_inverse=True)
+    return numbers.astype(np.int64), unique.size
+
+
+def _metrics_of(
+    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]
+) -> dict[str, float | None]:
+    from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+
+    one_class = np.unique(np.concatenate([true, predicted])).size == 1
+    return {
+        "oa": float(accuracy_score(true, predicted)),
+        "macro_f1": float(
+            f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0.0)
+        ),
+        "kappa": None if one_class else float(cohen_kappa_score(true, predicted)),
+        "coverage": float((predicted > 0).mean()),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def _per_class(
+    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]
+) -> dict[int, ClassScore]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    codes = np.setdiff1d(np.union1d(true, predicted), [0])
+    tables = np.array(
+        [
+            precision_recall_fscore_support(true, row, labels=codes, zero_division=np.nan)[:3]
+            for row in predicted
+        ]
+    )
+    precision, recall, _ = _mean_defined(tables.swapaxes(0, 1), axis=1)
+    f1 = np.nan_to_num(tables[:, 2]).mean(axis=0)
+    return {
+        int(code): ClassScore(
+            precision=_defined(precision[i]),
+            recall=_defined(recall[i]),
+            f1=float(f1[i]),
+            support=int((true == code).sum()),
+        )
+        for i, code in enumerate(codes)
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _mean_defined(values: FloatArray, axis: int = 1) -> FloatArray:
+    """Mean over the repeats that are not NaN; NaN where none is."""
+    known = ~np.isnan(values)
+    n = known.sum(axis=axis)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    mean: FloatArray = np.where(n > 0, total / np.maximum(n, 1), np.nan)
+    return mean
+
+
+def _draw(tally: _Tally, *, n_boot: int, seed: int) -> FloatArray:
+    """Metrics of each draw of groups, shape (draw, repeat, metric); no draw of a lone group."""
+    n_draws = n_boot if tally.n_groups > 1 else 0
+    rng = np.random.default_rng(seed)
+    confusion = np.empty((n_draws, tally.n_repeats, N_CLASSES, _N_PREDICTED))
+    for draw in range(n_draws):
+        drawn = rng.integers(tally.n_groups, size=tally.n_groups)
+        confusion[draw] = tally.confusion(np.bincount(drawn, minlength=tally.n_groups))
+    return _metrics(confusion)
+
+
+def _metrics(confusion: FloatArray) -> FloatArray:
+    """OA, macro F1 and kappa of confusion matrices (..., 17, 18), as the last axis."""
+    right = np.diagonal(confusion[..., 1:], axis1=-2, axis2=-1)
+    support, predicted = confusion.sum(axis=-1), confusion[..., 1:].sum(axis=-2)
+    n = support.sum(axis=-1)
+    oa = right.sum(axis=-1) / n
+    present = support > 0
+    f1 = 2 * right / np.where(present, support + predicted, 1.0)
+    macro_f1 = np.where(present, f1, 0.0).sum(axis=-1) / present.sum(axis=-1)
+    by_chance = (support * predicted).sum(axis=-1)
+    lone = by_chance == n * n
+    expected = by_chance / (n * n)
+    kappa = np.where(lone, np.nan, (oa - expected) / np.where(lone, 1.0, 1 - expected))
+    return np.stack([oa, macro_f1, kappa], axis=-1)
+
+
+def _intervals(draws: FloatArray) -> dict[str, Interval | None]:
+    return {name: _interval(draws[:, i]) for i, name in enumerate(METRICS)}
+
+
+def _interval(values: FloatArray) -> Interval | None:
+    defined = values[~np.isnan(values)]
+    if defined.size == 0:
+        return None
+    low, high = np.percentile(defined, _LEVELS)
+    return float(low), float(high)
+
+
+def _differences(
+    true: npt.NDArray[np.int64], a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
+) -> dict[str, float | None]:
+    of_a, of_b = ([_metrics_of(true, row) for row in rows] for rows in (a, b))
+    differences: dict[str, float | None] = {}
+    for name in METRICS:
+        mean_a, mean_b = (_mean([repeat[name] for repeat in rows]) for rows in (of_a, of_b))
+        differences[name] = None if mean_a is None or mean_b is None else mean_a - mean_b
+    return differences
+
+
+def _leaves_zero_out(interval: Interval | None) -> bool:
+    return interval is not None and (interval[0] > _ZERO or interval[1] < -_ZERO)
+
+
+def _statement(
+    difference: float, interval: Interval | None, *, names: tuple[str, str], noun: str
+) -> str:
+    a, b = names
+    if interval is None:
+        return (
+            f"{noun} cannot resolve a difference of {difference:.3f} OA between {a} and {b} "
+            "(no interval)."
+        )
+    low, high = interval
+    if not _leaves_zero_out(interval):
+        return (
+            f"{noun} cannot resolve a difference of {difference:.3f} OA between {a} and {b} "
+            f"(95 % interval {low:.3f} to {high:.3f})."
+        )
+    if low < 0:
+        difference, low, high = -difference, -high, -low
+        word = "below"
+    else:
+        word = "above"
+    return (
+        f"{a} is {word} {b} by {difference:.3f} OA "
+        f"(95 % interval {low:.3f} to {high:.3f} over {noun})."
+    )
+
+
+def _table_row(name: str, scores: Scores) -> tuple[str, ...]:
+    leakage = scores.leakage
+    repeats = f" x {scores.n_repeats}" if scores.n_repeats > 1 else ""
+    return (
+        name,
+        scores.unit,
+        scores.split,
+        f"{scores.n}{repeats}",
+        str(scores.n_groups),
+        _with_interval(scores.oa, scores.intervals["oa"]),
+        _with_interval(scores.macro_f1, scores.intervals["macro_f1"]),
+        _with_interval(scores.kappa, scores.intervals["kappa"]),
+        f"{scores.coverage:.3f}",
+        "-" if leakage is None else f"{leakage.share_touching:.1%}",
+    )
+
+
+def _with_interval(value: float | None, interval: Interval | None) -> str:
+    text = "-" if value is None else f"{value:.3f}"
+    return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return round(value, ROUND_DIGITS) if isinstance(value, float) else value

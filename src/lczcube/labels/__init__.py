@@ -1,0 +1,17 @@
+"""Labels: the table, burning on a grid, splits that do not leak, and a measure of the leak."""
+
+from lczcube.labels.burn import label_cells, rasterize_labels
+from lczcube.labels.leakage import LeakageReport, leakage_report
+from lczcube.labels.splits import Split, split_labels
+from lczcube.labels.table import read_labels, require_labels
+
+__all__ = [
+    "LeakageReport",
+    "Split",
+    "label_cells",
+    "leakage_report",
+    "rasterize_labels",
+    "read_labels",
+    "require_labels",
+    "split_labels",
+]

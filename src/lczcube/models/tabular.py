@@ -1,0 +1,282 @@
+"""Models on one feature vector per cell: what they share, their training table, their maps."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from lczcube.errors import ModelError
+from lczcube.lcz import N_CLASSES, NODATA, cf_attrs, require_codes
+from lczcube.models.meta import ModelMeta, require_classes, require_features
+from lczcube.probability import PERCENT_NODATA, quantise
+
+_N_LAYERS = 2 + N_CLASSES
+
+
+class TabularModel(Protocol):
+    """A model on feature vectors."""
+
+    @property
+    def meta(self) -> ModelMeta:
+        """What it was trained on."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digits that differ between any two models."""
+
+    def probability(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Probabilities of codes 1-17, float32 (n, 17), of features, float32 (n, n_features).
+
+        Features may hold NaN. Rows sum to 1; classes not seen in training have 0.
+        """
+
+
+class SavedModel(Protocol):
+    """A model that can be written to a folder."""
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights and ``model.json``; an older model there is replaced at once."""
+
+
+@dataclass(frozen=True)
+class TrainingTable:
+    """Samples a tabular model can learn from.
+
+    Attributes
+    ----------
+    features : numpy.ndarray
+        float32, shape (n, n_features), not all NaN in any row.
+    lcz : numpy.ndarray
+        uint8, shape (n,), 1-17.
+    weight : numpy.ndarray
+        float32, shape (n,), above 0.
+    names, products : tuple of str
+        Of the features.
+    synthetic : bool
+        True when the samples say so in their attributes.
+    """
+
+    features: npt.NDArray[np.float32]
+    lcz: npt.NDArray[np.uint8]
+    weight: npt.NDArray[np.float32]
+    names: tuple[str, ...]
+    products: tuple[str, ...]
+    synthetic: bool
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The codes that occur, ascending."""
+        return tuple(int(code) for code in np.unique(self.lcz))
+
+    def meta(self, kind: str, *, seed: int, parameters: Mapping[str, Any]) -> ModelMeta:
+        """The meta of a model fitted on this table."""
+        return ModelMeta(
+            kind=kind,
+            features=self.names,
+            products=self.products,
+            classes=self.classes,
+            seed=seed,
+            n_train=len(self.lcz),
+            synthetic=self.synthetic,
+            parameters=dict(parameters),
+        )
+
+
+def training_table(samples: xr.Dataset) -> TrainingTable:
+    """The samples that teach something: a weight above 0, and a feature that is not NaN.
+
+    Parameters
+    ----------
+    samples : xarray.Dataset
+        In memory: ``features`` float32 ``(sample, feature)``, ``lcz`` uint8 ``(sample)`` 1-17, and
+        ``weight`` float32 ``(sample)`` where samples differ. Attributes ``products`` (JSON list)
+        and ``synthetic``.
+
+    Raises
+    ------
+    LabelError
+        If a code is not 1-17.
+    ModelError
+        If a weight is negative or not finite, or if fewer than two classes are left.
+    """
+    features = samples["features"].transpose("sample", "feature").to_numpy()
+    lcz = samples["lcz"].to_numpy()
+    weight = samples["weight"].to_numpy() if "weight" in samples else np.ones(len(lcz))
+    require_codes(lcz, where="samples")
+    _require_weights(weight)
+    use = (weight > 0) & (lcz != NODATA) & ~np.isnan(features).all(axis=1)
+    require_classes(np.unique(lcz[use]))
+    return TrainingTable(
+        features=np.ascontiguousarray(features[use], dtype=np.float32),
+        lcz=lcz[use].astype(np.uint8),
+        weight=weight[use].astype(np.float32),
+        names=feature_names(samples),
+        products=products_of(samples),
+        synthetic=bool(samples.attrs.get("synthetic", False)),
+    )
+
+
+def feature_names(data: xr.Dataset) -> tuple[str, ...]:
+    """Names along the dimension ``feature``, in order."""
+    return tuple(str(name) for name in data["feature"].to_numpy())
+
+
+def products_of(data: xr.Dataset) -> tuple[str, ...]:
+    """Embedding products in the attribute ``products`` (a JSON list); none if it is absent."""
+    return tuple(json.loads(data.attrs.get("products", "[]")))
+
+
+def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
+    """Map of zones, confidence and probabilities from features, lazy if the features are.
+
+    Parameters
+    ----------
+    model : TabularModel
+        A fitted or loaded model.
+    features : xarray.Dataset
+        ``features`` float32 ``(cell_y, cell_x, feature)``, names in the coordinate ``feature``,
+        NaN where unknown; ``covered`` bool ``(cell_y, cell_x)``, False where the map has no data.
+        Attribute ``products``: JSON list. NumPy or Dask.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``lcz`` uint8 ``(cell_y, cell_x)``, 0 no data; ``confidence`` uint8 ``(cell_y, cell_x)``,
+        per cent, 255 no data; ``probability`` uint8 ``(lcz_class, cell_y, cell_x)``, per cent,
+        255 no data. No data where not covered or where all features are NaN. Coordinates and
+        chunks are those of ``features``.
+
+    Raises
+    ------
+    ModelError
+        If features or products are not those of training.
+
+    Notes
+    -----
+    One task a chunk; the model is one object of the graph, shared by all tasks.
+    """
+    require_features(model.meta, feature_names(features), products_of(features))
+    values = features["features"].transpose("cell_y", "cell_x", "feature")
+    covered = features["covered"].transpose("cell_y", "cell_x")
+    layers = _predicted_layers(model, values.data, covered.data)
+    return map_dataset(layers, covered, model.meta)
+
+
+def map_dataset(layers: Any, like: xr.DataArray, meta: ModelMeta) -> xr.Dataset:
+    """The Dataset of a map from its 19 stacked layers: lcz, confidence, 17 per cents.
+
+    Parameters
+    ----------
+    layers : numpy.ndarray or dask.array.Array
+        uint8, shape (19, y, x), as :func:`stacked_layers` gives.
+    like : xarray.DataArray
+        dims ``(y, x)`` of any name: gives dims and coordinates.
+    meta : ModelMeta
+        Of the model, for the attributes.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``lcz``, ``confidence``, ``probability`` and the coordinates of ``like``.
+    """
+    y, x = like.dims
+    percent = {"units": "%", "valid_range": [0, 100]}
+    return xr.Dataset(
+        {
+            "lcz": ((y, x), layers[0], cf_attrs()),
+            "confidence": ((y, x), layers[1], {"long_name": "Probability of lcz"} | percent),
+            "probability": (
+                ("lcz_class", y, x),
+                layers[2:],
+                {"long_name": "Probability of each Local Climate Zone"} | percent,
+            ),
+        },
+        coords=dict(like.coords) | {"lcz_class": np.arange(1, N_CLASSES + 1, dtype=np.uint8)},
+        attrs={"model": meta.kind, "seed": meta.seed, "synthetic": meta.synthetic},
+    )
+
+
+def stacked_layers(
+    probability: npt.NDArray[np.float32], known: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.uint8]:
+    """Quantised probabilities laid out on a raster: lcz, confidence, 17 per cents.
+
+    Parameters
+    ----------
+    probability : numpy.ndarray
+        float32, shape (n, 17): one row per true pixel of ``known``, row by row.
+    known : numpy.ndarray
+        bool, shape (y, x).
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (19, y, x); 0, 255 and 255 outside ``known``.
+    """
+    layers = np.full((_N_LAYERS, *known.shape), PERCENT_NODATA, np.uint8)
+    layers[0] = NODATA
+    lcz, confidence, percent = quantise(probability)
+    layers[0, known], layers[1, known], layers[2:, known] = lcz, confidence, percent.T
+    return layers
+
+
+def file_fingerprint(*parts: bytes) -> str:
+    """SHA-256 of bytes, hex."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _require_weights(weight: npt.NDArray[np.float32]) -> None:
+    bad = ~(np.isfinite(weight) & (weight >= 0))
+    if bad.any():
+        raise ModelError(
+            f"{int(bad.sum())} samples have a weight such as {weight[bad][0]}; weights are finite "
+            "and not negative. Use 0 to leave a sample out."
+        )
+
+
+def _predicted_layers(model: TabularModel, values: Any, covered: Any) -> Any:
+    import dask.array as da
+
+    if not isinstance(values, da.Array):
+        return _predict_block(values, np.asarray(covered), model)
+    values = values.rechunk({2: -1})
+    covered = da.asarray(covered).rechunk(values.chunks[:2])
+    return da.blockwise(
+        _predict_block,
+        "kyx",
+        values,
+        "yxf",
+        covered,
+        "yx",
+        model=shared(model, model.fingerprint),
+        new_axes={"k": _N_LAYERS},
+        concatenate=True,
+        dtype=np.uint8,
+        meta=np.empty((0, 0, 0), np.uint8),
+    )
+
+
+def shared(value: object, fingerprint: str) -> Any:
+    """One object of a Dask graph that all its tasks refer to, named after its content."""
+    import dask
+
+    return dask.delayed(value, name=f"model-{fingerprint}", traverse=False)
+
+
+def _predict_block(
+    values: npt.NDArray[np.float32], covered: npt.NDArray[np.bool_], model: TabularModel
+) -> npt.NDArray[np.uint8]:
+    known = covered & ~np.isnan(values).all(axis=2)
+    rows = np.ascontiguousarray(values[known], dtype=np.float32)
+    empty = np.empty((0, N_CLASSES), np.float32)
+    return stacked_layers(model.probability(rows) if len(rows) else empty, known)

@@ -1,0 +1,325 @@
+"""Products: LCZ maps as Zarr v3 that plain xarray opens, and as a picture.
+
+A store is written beside its place and moved there when it is whole: a reader sees all of it or
+none.
+"""
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from lczcube import lcz as zones
+from lczcube.cube import GRID_ATTR
+from lczcube.errors import StoreError
+from lczcube.grid import Grid
+from lczcube.probability import PERCENT_NODATA
+
+SCHEMA_VERSION = "1.0.0"
+
+_PROJ_CONVENTION = {
+    "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
+    "name": "proj",
+    "description": "Coordinate reference system information for geospatial data",
+    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/proj/refs/tags/v0.1/schema.json",
+    "spec_url": "https://github.com/zarr-conventions/proj/blob/v0.1/README.md",
+}
+_SPATIAL_CONVENTION = {
+    "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
+    "name": "spatial",
+    "description": "Spatial coordinate information",
+    "schema_url": (
+        "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v0.1/schema.json"
+    ),
+    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v0.1/README.md",
+}
+
+_VARIABLE_ATTRS: dict[str, dict[str, Any]] = {
+    "confidence": {"long_name": "Probability of the mapped zone", "units": "1"},
+    "probability": {"long_name": "Probability of each Local Climate Zone", "units": "1"},
+    "distance": {"long_name": "Distance to the nearest donor", "units": "standard deviations"},
+    "donor": {"long_name": "Position of the nearest donor in attribute donor_id; -1 for none"},
+    "kept": {"long_name": "True where the pseudo-label is kept"},
+    "features": {"long_name": "Statistics of the bands over the window of each output pixel"},
+    "valid_fraction": {"long_name": "Share of valid pixels in the window", "units": "1"},
+    "covered": {"long_name": "True where at least half of the output pixel is valid"},
+}
+_PERCENT = ("confidence", "probability")
+_SPATIAL_NAMES = {"cell_y": "y", "cell_x": "x"}
+
+
+def write_product(
+    groups: Mapping[str, xr.Dataset],
+    store: str | Path,
+    *,
+    attrs: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write datasets as the leaf groups of one Zarr v3 store.
+
+    Parameters
+    ----------
+    groups : mapping of str to xarray.Dataset
+        By group name, ``pixels`` or ``cells``. Dims ``(y, x)`` or ``(cell_y, cell_x)`` on the grid
+        in each dataset's attributes; lazy datasets are computed chunk by chunk.
+    store : str or Path
+        Folder to write, ``….zarr``.
+    attrs : mapping, optional
+        Attributes of the root: the manifest. JSON values.
+    overwrite : bool
+        Replace an existing store. Default: refuse.
+
+    Returns
+    -------
+    pathlib.Path
+        The store.
+
+    Raises
+    ------
+    StoreError
+        If the store exists and ``overwrite`` is false.
+
+    Notes
+    -----
+    One Dask task writes one whole shard. Compressors carry checksums. ``lcz`` has the nodata 0 and
+    stays uint8; per cents are packed as uint8 and open as float32 in [0, 1] with NaN.
+    """
+    path = Path(store)
+    with _replacing(path, overwrite=overwrite) as partial:
+        for name, dataset in groups.items():
+            ready, encoding = _prepare(dataset)
+            ready.to_zarr(
+                partial, group=name, mode="w", zarr_format=3, encoding=encoding, consolidated=False
+            )
+        _finish(partial, {"lczcube_schema": SCHEMA_VERSION, **(attrs or {})})
+    return path
+
+
+def open_product(store: str | Path, group: str) -> xr.Dataset:
+    """One group of a product store, lazy, with chunks as stored.
+
+    Raises
+    ------
+    StoreError
+        If the store or the group is not there.
+    """
+    try:
+        return xr.open_zarr(store, group=group)
+    except (FileNotFoundError, KeyError) as error:
+        raise StoreError(f"{store}: no group {group!r}; it may not be written yet.") from error
+
+
+def write_map_png(
+    groups: Mapping[str, xr.Dataset], path: str | Path, *, title: str, note: str = ""
+) -> Path:
+    """Draw LCZ maps side by side with the official palette and one legend.
+
+    Loads ``lcz`` of each group, thinned to at most 2,000 pixels a side.
+
+    Parameters
+    ----------
+    groups : mapping of str to xarray.Dataset
+        Panel title to a dataset with ``lcz``, dims ``(y, x)``, metres.
+    path : str or Path
+        PNG to write.
+    title : str
+        Above the panels.
+    note : str
+        Below them: sources, or a word that the data are synthetic.
+
+    Notes
+    -----
+    The legend lists the classes present, built before natural (colours: Demuzere et al. 2022,
+    doi:10.5194/essd-14-3835-2022).
+    """
+    from matplotlib.figure import Figure
+
+    maps = {name: _thinned(dataset["lcz"]) for name, dataset in groups.items()}
+    figure = Figure(figsize=(1.6 + 5.2 * len(maps) + 2.4, 6.4), layout="constrained")
+    axes = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axis, (name, lcz) in zip(axes, maps.items(), strict=True):
+        _draw_panel(axis, lcz, name)
+    _draw_legend(figure, _present(maps.values()))
+    figure.suptitle(title, fontsize=13)
+    if note:
+        figure.supxlabel(note, fontsize=8, color="#444444")
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    figure.savefig(partial, dpi=150, format="png", metadata={"Software": None})
+    partial.replace(target)
+    return target
+
+
+@contextmanager
+def _replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    if path.exists() and not overwrite:
+        raise StoreError(f"{path} exists; pass overwrite=True (--overwrite) to replace it.")
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    shutil.rmtree(path, ignore_errors=True)
+    partial.replace(path)
+
+
+def _prepare(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
+    grid = Grid.from_json(dataset.attrs[GRID_ATTR])
+    named = dataset.rename({k: v for k, v in _SPATIAL_NAMES.items() if k in dataset.dims})
+    geobox = _geobox_of(named, grid)
+    side_px = grid.chunk_px * round(grid.pixel_m) // round(geobox.resolution.x)
+    named = named.assign_coords(_coordinates(geobox)).chunk(_shards(named, side_px))
+    encoding: dict[str, dict[str, Any]] = {}
+    for name, variable in named.data_vars.items():
+        variable.attrs.update(_VARIABLE_ATTRS.get(str(name), {}))
+        variable.attrs["grid_mapping"] = "spatial_ref"
+        encoding[str(name)] = _encoding(str(name), variable, side_px)
+    if "lcz" in named:
+        named["lcz"].attrs.update(zones.cf_attrs() | {"nodata": zones.NODATA})
+    if "lcz_class" in named.coords:
+        named["lcz_class"].attrs.update(zones.cf_attrs())
+    if "feature" in named.coords:
+        named = _names_to_attribute(named, "feature")
+    return named.assign_attrs(_georeference(grid, geobox)), encoding
+
+
+def _geobox_of(dataset: xr.Dataset, grid: Grid) -> GeoBox:
+    shape = (dataset.sizes["y"], dataset.sizes["x"])
+    for geobox in (grid.output_geobox, grid.geobox):
+        if tuple(geobox.shape) == shape:
+            return geobox
+    raise StoreError(
+        f"a dataset of {shape} pixels is neither the grid's pixels {grid.shape} nor its output "
+        f"pixels {tuple(grid.output_geobox.shape)}; trim its halo first."
+    )
+
+
+def _coordinates(geobox: GeoBox) -> dict[str, Any]:
+    axes = {
+        dim: (
+            (dim,),
+            geobox.coordinates[dim].values,
+            {"standard_name": f"projection_{dim}_coordinate", "units": "m", "axis": dim.upper()},
+        )
+        for dim in ("y", "x")
+    }
+    transform = " ".join(repr(float(v)) for v in geobox.affine.to_gdal())
+    spatial_ref = geobox.crs.proj.to_cf() | {"GeoTransform": transform}
+    spatial_ref["spatial_ref"] = spatial_ref["crs_wkt"]
+    return {**axes, "spatial_ref": ((), np.int32(geobox.crs.to_epsg() or 0), spatial_ref)}
+
+
+def _shards(dataset: xr.Dataset, side_px: int) -> dict[str, int]:
+    return {str(dim): side_px if dim in ("y", "x") else -1 for dim in dataset.dims}
+
+
+def _encoding(name: str, variable: xr.DataArray, side_px: int) -> dict[str, Any]:
+    from zarr.codecs import ZstdCodec
+
+    inner_px = side_px // 2 if side_px % 2 == 0 else side_px
+    sides = {"y": (inner_px, side_px), "x": (inner_px, side_px)}
+    inner = tuple(sides[str(d)][0] if d in sides else variable.sizes[d] for d in variable.dims)
+    shard = tuple(sides[str(d)][1] if d in sides else variable.sizes[d] for d in variable.dims)
+    encoding: dict[str, Any] = {
+        "chunks": inner,
+        "shards": shard,
+        "compressors": [ZstdCodec(level=3, checksum=True)],
+    }
+    if name in _PERCENT:
+        encoding |= {"_FillValue": np.uint8(PERCENT_NODATA), "scale_factor": np.float32(0.01)}
+    return encoding
+
+
+def _names_to_attribute(dataset: xr.Dataset, dim: str) -> xr.Dataset:
+    """Names of a dimension as an attribute: Zarr v3 has no stable string arrays yet."""
+    names = [str(v) for v in dataset[dim].values]
+    numbered = dataset.assign_coords({dim: np.arange(len(names), dtype=np.int32)})
+    numbered[dim].attrs["names"] = names
+    return numbered
+
+
+def _georeference(grid: Grid, geobox: GeoBox) -> dict[str, Any]:
+    rows, columns = geobox.shape
+    crs = {"proj:code": grid.crs} if grid.crs.startswith("EPSG:") else {"proj:wkt2": grid.crs}
+    return {
+        "Conventions": "CF-1.11",
+        "zarr_conventions": [_SPATIAL_CONVENTION, _PROJ_CONVENTION],
+        **crs,
+        "spatial:dimensions": ["y", "x"],
+        "spatial:transform_type": "affine",
+        "spatial:transform": [float(v) for v in geobox.affine[:6]],
+        "spatial:shape": [rows, columns],
+        "spatial:bbox": [float(v) for v in geobox.boundingbox.bbox],
+        "spatial:registration": "pixel",
+    }
+
+
+def _finish(store: Path, attrs: Mapping[str, Any]) -> None:
+    import zarr
+
+    root = zarr.open_group(store, mode="a", zarr_format=3)
+    root.attrs.update(dict(attrs))
+    with warnings.catch_warnings():
+        # https://github.com/zarr-developers/zarr-python/issues/2958: consolidated metadata works
+        # in every reader we test, but is not yet in the specification.
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        zarr.consolidate_metadata(store, zarr_format=3)
+
+
+def _thinned(lcz: xr.DataArray, most: int = 2000) -> xr.DataArray:
+    step = max(1, -(-max(lcz.shape) // most))
+    return lcz[::step, ::step].compute()
+
+
+def _present(maps: Sequence[xr.DataArray] | Any) -> list[zones.Zone]:
+    codes = sorted({int(code) for lcz in maps for code in np.unique(lcz.values)})
+    return [zones.zone(code) for code in codes if code != zones.NODATA]
+
+
+def _draw_panel(axis: Any, lcz: xr.DataArray, title: str) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    y, x = lcz["y"].values, lcz["x"].values
+    half = abs(x[1] - x[0]) / 2 if len(x) > 1 else 0.5
+    extent = ((x[0] - half) / 1e3, (x[-1] + half) / 1e3, (y[-1] - half) / 1e3, (y[0] + half) / 1e3)
+    axis.imshow(zones.colors()[lcz.values], extent=extent, interpolation="nearest")
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("easting, km")
+    axis.set_ylabel("northing, km")
+    axis.ticklabel_format(useOffset=False)
+    for direction in (axis.xaxis, axis.yaxis):
+        direction.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        direction.set_major_locator(_few_ticks())
+    axis.tick_params(labelsize=8)
+
+
+def _few_ticks() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=5)
+
+
+def _draw_legend(figure: Any, present: Sequence[zones.Zone]) -> None:
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor=f"#{z.wudapt}", edgecolor="#666666", linewidth=0.4, label=f"{z.letter}  {z.name}")
+        for z in present
+    ]
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside right center",
+            title="Local Climate Zone",
+            frameon=False,
+            fontsize=9,
+        )

@@ -1,0 +1,111 @@
+"""Footprints: where a file lies, as a polygon and a bbox in EPSG:4326."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lczcube.errors import SourceError
+
+if TYPE_CHECKING:
+    import shapely
+
+N_SEGMENTS = 21
+"""Pieces an edge is cut into: a UTM tile of 100 km then bends by under a metre."""
+
+DECIMALS = 9
+"""Decimals of a degree kept: 0.1 mm."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Where something lies.
+
+    Attributes
+    ----------
+    geometry : dict
+        GeoJSON Polygon or MultiPolygon, longitude first, cut at the antimeridian.
+    bbox : tuple of float
+        ``(minx, miny, maxx, maxy)``, EPSG:4326; the full width of the globe where it is cut.
+    """
+
+    geometry: dict[str, Any]
+    bbox: tuple[float, float, float, float]
+
+
+def footprint(outline: shapely.Polygon, crs: str, *, where: str) -> Footprint:
+    """The footprint of an outline in any CRS, its edges densified so that they bend with the CRS.
+
+    Parameters
+    ----------
+    outline : shapely.Polygon
+        In ``crs``.
+    crs : str
+        ``EPSG:n`` or WKT.
+    where : str
+        What lies there, for the message.
+
+    Raises
+    ------
+    SourceError
+        If the outline has no image in EPSG:4326: transform and CRS do not belong together.
+    """
+    import shapely
+    from pyproj import CRS, Transformer
+
+    src = CRS.from_user_input(crs)
+    longest = max(np.ptp(shapely.get_coordinates(outline), axis=0))
+    dense = shapely.segmentize(outline, longest / N_SEGMENTS)
+    to_lonlat = Transformer.from_crs(src, "EPSG:4326", always_xy=True)
+    coordinates = shapely.get_coordinates(dense)
+    lon, lat = to_lonlat.transform(coordinates[:, 0], coordinates[:, 1])
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all() and np.abs(lat).max() <= 90.001):
+        minx, miny, maxx, maxy = outline.bounds
+        raise SourceError(
+            f"{where} spans ({minx:g}, {miny:g}, {maxx:g}, {maxy:g}), which has no place on Earth "
+            f"in {_short(crs)}; its transform and CRS do not belong together. Correct its CRS."
+        )
+    unwrapped = lon if src.is_geographic else _unwrapped(lon)
+    moved = shapely.set_coordinates(dense, np.column_stack([unwrapped, np.clip(lat, -90, 90)]))
+    return _as_footprint(_cut_at_antimeridian(moved))
+
+
+def _unwrapped(lon: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.where(lon < 0, lon + 360, lon) if np.ptp(lon) > 180 else lon
+
+
+def _cut_at_antimeridian(polygon: shapely.Polygon) -> shapely.Geometry:
+    import shapely
+    from shapely.affinity import translate
+
+    minx, _, maxx, _ = polygon.bounds
+    if minx >= -180 and maxx <= 180:
+        return polygon
+    worlds = [
+        translate(shapely.intersection(polygon, shapely.box(shift - 180, -90, shift + 180, 90)), -shift)
+        for shift in (-360, 0, 360)
+    ]
+    return shapely.union_all([part for part in worlds if part.area > 0])
+
+
+def _as_footprint(geometry: shapely.Geometry) -> Footprint:
+    import shapely
+
+    rounded = shapely.transform(geometry, lambda xy: np.round(xy, DECIMALS))
+    minx, miny, maxx, maxy = rounded.bounds
+    return Footprint(
+        geometry=_as_lists(shapely.geometry.mapping(rounded)), bbox=(minx, miny, maxx, maxy)
+    )
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_lists(v) for key, v in value.items()}
+    return [_as_lists(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _short(crs: str) -> str:
+    return crs if len(crs) < 20 else crs[:40] + "…"

@@ -1,0 +1,92 @@
+"""The keys every ``[[input]]`` table shares; each kind of source adds its own."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Kind = Literal["raster", "labels"]
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_texts(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else _as_tuple(value)
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+"""A TOML array of strings, kept as a tuple."""
+
+Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+"""A TOML array of integers, kept as a tuple."""
+
+Hrefs = Annotated[tuple[str, ...], BeforeValidator(_as_texts), Field(min_length=1)]
+"""One string or a TOML array of strings, kept as a tuple."""
+
+SafeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
+"""A name that can be a folder, a variable and part of an id."""
+
+Year = Annotated[int, Field(ge=1900, le=2100)]
+
+
+class Table(BaseModel):
+    """A table of a TOML file: unknown keys and wrong types are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Input(Table):
+    """Keys of every ``[[input]]``.
+
+    Attributes
+    ----------
+    name : str
+        Name of the collection, of the cube's variable and of its features.
+    source : str
+        Kind of input: a module of :mod:`lczcube.sources`.
+    href : tuple of str
+        Files, folders, globs or URLs; see :func:`lczcube.sources.files.expand_hrefs`.
+    year, years
+        The year the files are of; several where ``href`` holds ``{year}``. Left out, the input
+        has no date of its own and meets every year.
+    city : str, optional
+        City the files belong to. Default: what ``{city}`` stands for, else unknown.
+    title, license, license_note : str, optional
+        For people: what it is, its SPDX licence, and what that asks of a map made with it.
+    synthetic : bool
+        True for made-up data; every product made of it says so.
+    ai_derived : bool
+        True for products of a model (canopy heights, LCZ maps).
+    """
+
+    kind: ClassVar[Kind]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    name: SafeName
+    source: str
+    href: Hrefs
+    year: Year | None = None
+    years: Annotated[tuple[Year, ...], BeforeValidator(_as_tuple)] = ()
+    city: SafeName | None = None
+    title: str | None = None
+    license: str | None = None
+    license_note: str | None = None
+    synthetic: bool = False
+    ai_derived: bool = False
+
+    @property
+    def all_years(self) -> tuple[int, ...]:
+        """Years of the input, sorted; empty where it has none."""
+        return tuple(sorted({*self.years, *([] if self.year is None else [self.year])}))
+
+    @model_validator(mode="after")
+    def _check_years(self) -> "Input":
+        if self.year is not None and self.years:
+            raise ValueError("has both year and years; give one")
+        timeless = [href for href in self.href if "{year}" not in href]
+        if len(self.all_years) > 1 and timeless:
+            raise ValueError("has several years but an href without {year}; one file is one year")
+        if not self.all_years and len(timeless) < len(self.href):
+            raise ValueError("has {year} in href but no year; add year = 2024 or years = [...]")
+        return self

@@ -1,0 +1,113 @@
+"""STAC items as every source writes them: ids, dates, CRS fields and extension URIs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pystac
+    import rasterio.crs
+
+    from lczcube.sources.footprints import Footprint
+
+_STAC_EXTENSIONS = "https://stac-extensions.github.io"
+PROJECTION_URI = f"{_STAC_EXTENSIONS}/projection/v2.0.0/schema.json"
+RASTER_URI = f"{_STAC_EXTENSIONS}/raster/v2.0.0/schema.json"
+FILE_URI = f"{_STAC_EXTENSIONS}/file/v2.1.0/schema.json"
+LABEL_URI = f"{_STAC_EXTENSIONS}/label/v1.0.1/schema.json"
+TABLE_URI = f"{_STAC_EXTENSIONS}/table/v1.2.0/schema.json"
+LCZCUBE_URI = "https://lczcube.github.io/schemas/v1.0.0/schema.json"
+
+UNDATED = ("1970-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
+"""Interval of an item without a year: it meets every year. ``datetime`` is null then."""
+
+PARQUET_TYPE = "application/vnd.apache.parquet"
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True)
+class SourceItem:
+    """What a source makes of one file.
+
+    Attributes
+    ----------
+    item : pystac.Item
+        Describes the file; a label item has no asset ``labels`` yet.
+    table : geopandas.GeoDataFrame or None
+        Labels to write beside the item.
+    """
+
+    item: pystac.Item
+    table: gpd.GeoDataFrame | None = None
+
+
+def safe_id(text: str) -> str:
+    """``text`` with every run outside ``A-Za-z0-9_.-`` replaced by one ``-``.
+
+    Examples
+    --------
+    >>> safe_id("[Melbourne][2006][JamesBennie]")
+    'Melbourne-2006-JamesBennie'
+    """
+    return _UNSAFE.sub("-", text).strip("-.")
+
+
+def new_item(
+    item_id: str,
+    footprint: Footprint,
+    *,
+    year: int | None,
+    properties: Mapping[str, Any],
+    extensions: Sequence[str],
+) -> pystac.Item:
+    """A STAC 1.1 item of one year, or without a date of its own.
+
+    Parameters
+    ----------
+    item_id : str
+        Unique in its collection.
+    footprint : Footprint
+        Geometry and bbox in EPSG:4326.
+    year : int or None
+        1 January UTC becomes ``datetime``, the year ``start_datetime`` to ``end_datetime``. None:
+        ``datetime`` is null and the interval is :data:`UNDATED`.
+    properties : mapping
+        Further properties.
+    extensions : sequence of str
+        Schema URIs the item declares.
+    """
+    import pystac
+
+    start, end = UNDATED if year is None else (f"{year}-01-01T00:00:00Z", f"{year}-12-31T23:59:59Z")
+    return pystac.Item(
+        id=item_id,
+        geometry=footprint.geometry,
+        bbox=list(footprint.bbox),
+        datetime=None if year is None else datetime(year, 1, 1, tzinfo=UTC),
+        properties={"start_datetime": start, "end_datetime": end, **properties},
+        stac_extensions=sorted(extensions),
+    )
+
+
+def crs_name(crs: rasterio.crs.CRS) -> str:
+    """``EPSG:n`` where that is exactly the CRS, else WKT2."""
+    from rasterio.crs import CRS
+
+    epsg = crs.to_epsg()
+    if epsg is not None and CRS.from_epsg(epsg) == crs:
+        return f"EPSG:{epsg}"
+    return str(crs.to_wkt(version="WKT2_2019"))
+
+
+def crs_fields(name: str) -> dict[str, str | None]:
+    """Projection-extension fields of a :func:`crs_name`."""
+    return {"proj:code": name} if name.startswith("EPSG:") else {
+        "proj:code": None,
+        "proj:wkt2": name,
+    }

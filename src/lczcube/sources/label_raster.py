@@ -1,0 +1,110 @@
+"""Source ``label_raster``: LCZ codes as a raster; each region of one code becomes a polygon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lczcube.errors import SourceError
+from lczcube.lcz import NODATA
+from lczcube.sources.files import SourceFile, require_file
+from lczcube.sources.items import SourceItem
+from lczcube.sources.label_tables import LabelInput, Rows, codes_of, label_item
+from lczcube.sources.raster import open_raster
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    from rasterio.io import DatasetReader
+
+MAX_PIXELS = 500_000_000
+"""Largest raster read whole, in pixels: a label raster is a city or a country, not the globe."""
+
+
+class LabelRasterInput(LabelInput):
+    """An ``[[input]]`` of rasters of LCZ codes, in their first band.
+
+    Attributes
+    ----------
+    nodata : float, optional
+        Code that means "no label", in place of what the files declare. 0 and NaN always do.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff", ".vrt")
+
+    source: Literal["label_raster"]
+    nodata: float | None = None
+
+
+def build_items(entry: LabelRasterInput, file: SourceFile) -> list[SourceItem]:
+    """The label table of one raster of codes, and its item; reads the raster.
+
+    Each 4-connected region of one code is one polygon and one group. 101-107 become 11-17.
+
+    Raises
+    ------
+    MissingInputError
+        If the file is not there.
+    SourceError
+        If it cannot be read, has no CRS, is rotated, or is too large to be read whole.
+    LabelError
+        If a code is no LCZ and is not in ``drop_classes``.
+    """
+    require_file(file)
+    with open_raster(file) as raster:
+        if raster.width * raster.height > MAX_PIXELS:
+            raise SourceError(
+                f"{file.href} has {raster.width} x {raster.height} pixels; labels are read whole, "
+                f"up to {MAX_PIXELS} pixels. Cut it to the city."
+            )
+        regions = _regions(_codes(entry, file, raster), raster)
+    return [label_item(entry, file, Rows(regions, label_type="raster"))]
+
+
+def _codes(
+    entry: LabelRasterInput, file: SourceFile, raster: DatasetReader
+) -> npt.NDArray[np.uint8]:
+    import pandas as pd
+
+    stored = raster.read(1)
+    nodata = raster.nodata if entry.nodata is None else entry.nodata
+    missing = np.isnan(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, bool)
+    if nodata is not None:
+        missing |= stored == nodata
+    values, inverse, counts = np.unique(stored, return_inverse=True, return_counts=True)
+    absent = missing.ravel()[_first_positions(inverse.ravel(), len(values))]
+    _require_codes(values[~absent], counts[~absent], entry, file)
+    known = pd.Series(np.where(absent, NODATA, values))
+    codes = codes_of(known, drop_classes=entry.drop_classes, where=file.href)
+    return codes.astype(np.uint8)[inverse].reshape(stored.shape)
+
+
+def _first_positions(inverse: npt.NDArray[np.intp], n: int) -> npt.NDArray[np.intp]:
+    first = np.empty(n, dtype=np.intp)
+    first[inverse[::-1]] = np.arange(inverse.size - 1, -1, -1)
+    return first
+
+
+def _require_codes(
+    values: npt.NDArray[Any], counts: npt.NDArray[np.intp], entry: LabelRasterInput, file: SourceFile
+) -> None:
+    """Raise with the number of pixels of each bad code."""
+    import pandas as pd
+
+    for value, count in zip(values, counts, strict=True):
+        repeated = pd.Series(np.repeat(value, min(int(count), MAX_PIXELS)))
+        codes_of(repeated, drop_classes=entry.drop_classes, where=file.href)
+
+
+def _regions(codes: npt.NDArray[np.uint8], raster: DatasetReader) -> gpd.GeoDataFrame:
+    import geopandas as gpd
+    import shapely.geometry
+    from rasterio.features import shapes
+
+    found = shapes(codes, mask=codes != NODATA, connectivity=4, transform=raster.transform)
+    polygons, values = [], []
+    for geometry, value in found:
+        polygons.append(shapely.geometry.shape(geometry))
+        values.append(int(value))
+    return gpd.GeoDataFrame({"lcz": values}, geometry=polygons, crs=raster.crs.to_wkt())

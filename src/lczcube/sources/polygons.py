@@ -1,0 +1,189 @@
+"""Source ``polygons``: labels as polygons in any format OGR reads, or GeoParquet."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from lczcube.errors import SourceError
+from lczcube.sources.files import SourceFile, require_file
+from lczcube.sources.label_tables import LabelInput, Rows, _code, column_of, label_item
+from lczcube.sources.items import SourceItem
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import numpy as np
+    import numpy.typing as npt
+    import shapely
+
+LAYER_COLUMN = "layer"
+"""``class_column`` that stands for the layer's own name: WUDAPT KML has one folder a class."""
+
+_POLYGONAL = ("Polygon", "MultiPolygon")
+
+
+class PolygonsInput(LabelInput):
+    """An ``[[input]]`` of label polygons.
+
+    Attributes
+    ----------
+    class_column : str
+        Column of the class: integers, floats, or text such as ``LCZ 6``, ``A``, ``104``.
+        ``layer``, where there is no such column, is the name of the layer (KML folders).
+    group_column : str, optional
+        Column of the unit that is never split between folds. Default: every row is its own.
+    split_column, weight_column : str, optional
+        Columns of the publisher's split and of a weight. Default: none, and 1.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (
+        ".gpkg", ".geojson", ".json", ".shp", ".fgb", ".kml", ".kmz", ".parquet",
+    )  # fmt: skip
+
+    source: Literal["polygons"]
+    class_column: str
+    group_column: str | None = None
+    split_column: str | None = None
+    weight_column: str | None = None
+
+
+def build_items(entry: PolygonsInput, file: SourceFile) -> list[SourceItem]:
+    """The label table of one file of polygons, and its item; reads the file.
+
+    Multipolygons stay one label; heights are dropped; invalid polygons are made valid and
+    counted; rows without an area or a class are left out and counted.
+
+    Raises
+    ------
+    MissingInputError
+        If the file is not there.
+    SourceError
+        If it cannot be read, has no CRS, no such column, or holds points or lines.
+    LabelError
+        If a code is no LCZ and is not in ``drop_classes``.
+    """
+    require_file(file)
+    frame = read_polygons(file, entry.class_column)
+    named = {
+        "group": entry.group_column,
+        "split": entry.split_column,
+        "weight": entry.weight_column,
+    }
+    columns = {"lcz": column_of(frame, entry.class_column, "class_column", where=file.href)}
+    for key, column in named.items():
+        if column is not None:
+            columns[key] = column_of(frame, column, f"{key}_column", where=file.href)
+    return [label_item(entry, file, _rows(frame, columns, file))]
+
+
+def read_polygons(file: SourceFile, class_column: str) -> gpd.GeoDataFrame:
+    """All rows of the layers of a file that have a class column, geometries 2-D, one CRS.
+
+    Raises
+    ------
+    SourceError
+        If the file cannot be read, has no such column, no CRS, or layers in several CRSs.
+    """
+    try:
+        frames = _read_layers(file.href, class_column)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(
+            f"{file.href} cannot be read as vector data ({_first_line(error)}); "
+            "check the file, or convert it to GeoPackage."
+        ) from error
+    crss = {frame.crs for frame in frames}
+    if None in crss:
+        raise SourceError(f"{file.href} has no CRS; assign the one its coordinates are in.")
+    if len(crss) > 1:
+        raise SourceError(f"{file.href} has layers in {len(crss)} CRSs; give each its own file.")
+    return _joined(frames, file)
+
+
+def _read_layers(href: str, class_column: str) -> list[gpd.GeoDataFrame]:
+    import geopandas as gpd
+    import pyogrio
+
+    if href.split("?")[0].endswith(".parquet"):
+        return [gpd.read_parquet(href)]
+    fields = {
+        str(name): set(pyogrio.read_info(href, layer=name)["fields"])
+        for name, geometry_type in pyogrio.list_layers(href)
+        if geometry_type is not None
+    }
+    holding = [name for name in fields if class_column in fields[name]]
+    if not holding and class_column == LAYER_COLUMN:
+        holding = [name for name in fields if _code(name) is not None]
+        return [_read_layer(href, name).assign(**{LAYER_COLUMN: name}) for name in holding]
+    return [_read_layer(href, name) for name in holding or fields]
+
+
+def _read_layer(href: str, layer: str) -> gpd.GeoDataFrame:
+    import pyogrio
+
+    with warnings.catch_warnings():
+        # An unclosed ring of a hand-drawn KML becomes a null geometry, which is counted.
+        warnings.simplefilter("ignore")
+        return pyogrio.read_dataframe(href, layer=layer, force_2d=True, on_invalid="ignore")
+
+
+def _joined(frames: list[gpd.GeoDataFrame], file: SourceFile) -> gpd.GeoDataFrame:
+    import geopandas as gpd
+    import pandas as pd
+
+    filled = [frame for frame in frames if len(frame)]
+    if not filled:
+        raise SourceError(f"{file.href} holds no row; fetch it again, or take it off the list.")
+    if len(filled) == 1:
+        return filled[0]
+    shared = [c for c in filled[0].columns if all(c in frame for frame in filled)]
+    stacked = pd.concat([frame[shared].astype(_object_columns(frame, shared)) for frame in filled])
+    return gpd.GeoDataFrame(stacked.reset_index(drop=True), crs=filled[0].crs)
+
+
+def _object_columns(frame: gpd.GeoDataFrame, columns: list[str]) -> dict[str, Any]:
+    return {name: object for name in columns if name != frame.geometry.name}
+
+
+def _rows(frame: gpd.GeoDataFrame, columns: dict[str, Any], file: SourceFile) -> Rows:
+    import geopandas as gpd
+    import shapely
+
+    flat = shapely.force_2d(frame.geometry.to_numpy())
+    _require_polygons(flat, file)
+    invalid = ~shapely.is_valid(flat) & ~shapely.is_missing(flat)
+    flat[invalid] = [_polygonal(shapely.make_valid(polygon)) for polygon in flat[invalid]]
+    with_area = shapely.area(flat) > 0
+    labels = gpd.GeoDataFrame(columns, geometry=flat, crs=frame.crs)
+    return Rows(
+        labels[with_area].reset_index(drop=True),
+        n_repaired=int((invalid & with_area).sum()),
+        n_dropped=int((~with_area).sum()),
+    )
+
+
+def _require_polygons(geometries: npt.NDArray[np.object_], file: SourceFile) -> None:
+    import numpy as np
+
+    kinds = {g.geom_type for g in geometries if g is not None and not g.is_empty}
+    other = sorted(kinds - {*_POLYGONAL, "GeometryCollection"})
+    if other:
+        n_other = int(np.sum([g is not None and g.geom_type in other for g in geometries]))
+        raise SourceError(
+            f"{file.href} holds {n_other} geometries of type {', '.join(other)}; a label is a "
+            "polygon. Buffer them to the area they stand for, or leave them out."
+        )
+
+
+def _polygonal(geometry: shapely.Geometry) -> shapely.Geometry:
+    import shapely
+
+    parts = [p for p in shapely.get_parts(geometry, return_index=False) if p.area > 0]
+    polygons = [p for part in parts for p in shapely.get_parts(part)]
+    return shapely.union_all([p for p in polygons if p.geom_type in _POLYGONAL])
+
+
+def _first_line(error: Exception) -> str:
+    from lczcube.sources.files import redact
+
+    lines = str(error).strip().splitlines()
+    return redact(lines[0]).rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,194 @@
+"""The embedding of a synthetic city: what a class looks like, and the codes of any window.
+
+A pixel's latent vector is ``z = signature[class] + shift[city, class] + variation[block]`` in a
+subspace of 24 of the 64 dimensions; its embedding is ``normalise(direction + z + noise)``. Blocks
+are squares of 160 m on a lattice half a block off that of the cells, and independent of each
+other: being near a label tells nothing beyond the class.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lczcube import lcz as zones
+from lczcube.synth.zones import Window, ZoneMap
+
+N_BANDS = 64
+N_LATENT = 24
+BLOCK_PX = 16
+BLOCK_OFFSET_PX = 8
+NODATA_CODE = -128
+
+_BLOCKS_PER_SQUARE = 8
+_SQUARE_PX = BLOCK_PX * _BLOCKS_PER_SQUARE
+_VARIATION, _NOISE = 0, 1
+
+_Float = npt.NDArray[np.float64]
+_Float32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Difficulty:
+    """How hard the classes are to tell apart. Lengths are shares of the common mean direction.
+
+    Parameters
+    ----------
+    signature : float
+        Distance scale of the classes: two classes that share nothing are ``sqrt(2)`` of it apart,
+        similar ones (Bechtel et al. 2020) less.
+    city_shift : float
+        Standard deviation, per latent dimension, of what a city adds to all its classes.
+    class_shift : float
+        The same, of what a city adds to one class alone.
+    variation : float
+        Standard deviation of a block within its class, per latent dimension.
+    nuisance : float
+        Factor on ``variation`` in ``n_nuisance`` dimensions: it misleads distances, not a
+        classifier that weighs its dimensions.
+    n_nuisance : int
+        0-24.
+    pixel_noise : float
+        Standard deviation of a pixel, per band.
+    """
+
+    signature: float = 0.30
+    city_shift: float = 0.03
+    class_shift: float = 0.03
+    variation: float = 0.10
+    nuisance: float = 3.0
+    n_nuisance: int = 4
+    pixel_noise: float = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingModel:
+    """Signatures, shifts and spread of one world.
+
+    Attributes
+    ----------
+    direction : numpy.ndarray
+        float64 ``(64,)``, unit: the mean of all embeddings.
+    basis : numpy.ndarray
+        float64 ``(24, 64)``, orthonormal rows, orthogonal to ``direction``.
+    means : numpy.ndarray
+        float64 ``(city, 17, 24)``: signature plus the city's shift.
+    variation : numpy.ndarray
+        float64 ``(24,)``: standard deviation of a block within its class.
+    pixel_noise : float
+        Standard deviation of a pixel, per band.
+    seed : int
+        Root of every random number of the windows.
+    """
+
+    direction: _Float
+    basis: _Float
+    means: _Float
+    variation: _Float
+    pixel_noise: float
+    seed: int
+
+    def variations(self, city: int, blocks: Window) -> _Float:
+        """Within-class variation of blocks, float64 ``(rows, columns, 24)``, south to north.
+
+        ``blocks`` counts blocks, not pixels.
+        """
+        per = _BLOCKS_PER_SQUARE
+        out = np.empty((*blocks.shape, N_LATENT))
+        for square, part in _squares(blocks, per):
+            draws = self._rng(city, _VARIATION, square).standard_normal((per, per, N_LATENT))
+            out[_within(part, blocks)] = draws[_within(part, square)]
+        return out * self.variation
+
+    def codes(self, zone_map: ZoneMap, city: int, window: Window) -> npt.NDArray[np.int8]:
+        """Codes of a window, int8 ``(64, rows, columns)``, rows from south to north."""
+        means = (self.direction + self.means[city] @ self.basis).astype(np.float32)
+        embedding = means[zone_map.classes(window).astype(np.intp) - 1]
+        embedding += self._variation_px(city, window)
+        embedding += self._noise(city, window)
+        embedding /= np.linalg.norm(embedding, axis=-1, keepdims=True)
+        codes = quantise(embedding)
+        codes[~zone_map.seen(window)] = NODATA_CODE
+        return np.ascontiguousarray(np.moveaxis(codes, -1, 0))
+
+    def _variation_px(self, city: int, window: Window) -> _Float32:
+        blocks = blocks_of(window)
+        vectors = (self.variations(city, blocks) @ self.basis).astype(np.float32)
+        row = (np.arange(window.y0, window.y1) - BLOCK_OFFSET_PX) // BLOCK_PX - blocks.y0
+        column = (np.arange(window.x0, window.x1) - BLOCK_OFFSET_PX) // BLOCK_PX - blocks.x0
+        return vectors[row[:, None], column[None, :]]
+
+    def _noise(self, city: int, window: Window) -> _Float32:
+        shape = (_SQUARE_PX, _SQUARE_PX, N_BANDS)
+        out = np.empty((*window.shape, N_BANDS), dtype=np.float32)
+        for square, part in _squares(window, _SQUARE_PX):
+            draws = self._rng(city, _NOISE, square).standard_normal(shape, dtype=np.float32)
+            out[_within(part, window)] = draws[_within(part, square)]
+        out *= np.float32(self.pixel_noise)
+        return out
+
+    def _rng(self, city: int, kind: int, square: Window) -> np.random.Generator:
+        return np.random.default_rng([self.seed, city, kind, square.x0, square.y0])
+
+
+def embedding_model(difficulty: Difficulty, *, n_cities: int, seed: int) -> EmbeddingModel:
+    """Draw the signatures of a world. Distances between them do not depend on the seed."""
+    rng = np.random.default_rng([seed, n_cities])
+    frame, _ = np.linalg.qr(rng.standard_normal((N_BANDS, N_LATENT + 1)))
+    latent, _ = np.linalg.qr(rng.standard_normal((N_LATENT, zones.N_CLASSES)))
+    signatures = difficulty.signature * _similar_vectors() @ latent.T
+    city = rng.standard_normal((n_cities, 1, N_LATENT)) * difficulty.city_shift
+    each = rng.standard_normal((n_cities, zones.N_CLASSES, N_LATENT)) * difficulty.class_shift
+    variation = np.full(N_LATENT, difficulty.variation)
+    variation[: difficulty.n_nuisance] *= difficulty.nuisance
+    return EmbeddingModel(
+        direction=frame[:, 0],
+        basis=frame[:, 1:].T,
+        means=signatures + city + each,
+        variation=variation,
+        pixel_noise=difficulty.pixel_noise,
+        seed=seed,
+    )
+
+
+def quantise(embedding: _Float32) -> npt.NDArray[np.int8]:
+    """AlphaEarth's codes of unit vectors: ``sign(x) * sqrt(|x|) * 127.5``, rounded, -127 to 127."""
+    root = np.copysign(np.sqrt(np.abs(embedding)), embedding)
+    return np.clip(np.rint(root * np.float32(127.5)), -127, 127).astype(np.int8)
+
+
+def blocks_of(window: Window) -> Window:
+    """The blocks that hold a window's pixels, counted in blocks."""
+    start = ((edge - BLOCK_OFFSET_PX) // BLOCK_PX for edge in (window.x0, window.y0))
+    stop = ((edge - 1 - BLOCK_OFFSET_PX) // BLOCK_PX + 1 for edge in (window.x1, window.y1))
+    return Window(*start, *stop)
+
+
+def _similar_vectors() -> _Float:
+    """Unit vectors, ``(17, 17)``, closer the more similar their classes."""
+    kernel = np.exp((zones.similarity() - 1) / 0.6)
+    values, vectors = np.linalg.eigh(kernel)
+    rows = vectors * np.sqrt(np.clip(values, 0, None))
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+def _squares(window: Window, side: int) -> list[tuple[Window, Window]]:
+    """Squares of the fixed lattice that a window touches, each with the part they share."""
+    found = []
+    for y in range(window.y0 // side * side, window.y1, side):
+        for x in range(window.x0 // side * side, window.x1, side):
+            part = Window(
+                max(x, window.x0),
+                max(y, window.y0),
+                min(x + side, window.x1),
+                min(y + side, window.y1),
+            )
+            found.append((Window(x, y, x + side, y + side), part))
+    return found
+
+
+def _within(part: Window, whole: Window) -> tuple[slice, slice]:
+    return (
+        slice(part.y0 - whole.y0, part.y1 - whole.y0),
+        slice(part.x0 - whole.x0, part.x1 - whole.x0),
+    )
