@@ -17,7 +17,7 @@ import numpy.typing as npt
 import xarray as xr
 from pyproj import Transformer
 
-from lczcube.cube import GRID_ATTR, coded_layers, grid_of, halo_of, layer_codes, products_of
+from lczcube.cube import coded_layers, grid_of, halo_of, identity_attrs, layer_codes
 from lczcube.decoders import Coding
 from lczcube.errors import ConfigError, GridMismatchError
 from lczcube.grid import Grid
@@ -125,8 +125,19 @@ def aggregate_patches(
             "dy_m": (("patch",), dy_m.astype(np.float32)),
         },
         coords={"patch_id": (("patch",), patches["patch_id"].to_numpy(object)), "feature": names},
-        attrs={GRID_ATTR: grid.to_json(), "products": list(products_of(cube))},
+        attrs=identity_attrs(cube),
     )
+
+
+def projected_peak_bytes(cube: xr.Dataset) -> int:
+    """Bytes that one aggregation task holds at its peak: codes twice, and seven float64 images.
+
+    The codes stand as read and as grown by the halo; a band's values, its valid values and their
+    running reductions are float64 of one band.
+    """
+    side_px = grid_of(cube).chunk_px + 2 * halo_of(cube)
+    codes = sum(layer.codes.shape[0] * layer.codes.dtype.itemsize for layer in _layers(cube))
+    return side_px**2 * (2 * codes + 7 * 8)
 
 
 @dataclass(frozen=True)
@@ -277,7 +288,7 @@ def _cells_dataset(
             "covered": (dims, packed[..., -1] > 0),
         },
         coords={"cell_y": y, "cell_x": x, "feature": names},
-        attrs={GRID_ATTR: grid.to_json(), "products": list(products_of(cube))},
+        attrs=identity_attrs(cube),
     )
 
 

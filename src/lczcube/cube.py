@@ -3,6 +3,7 @@
 ``open_cube`` builds the graph and reads no pixel; ``decode`` turns codes into values, lazily.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +11,14 @@ import numpy as np
 import odc.stac
 import pystac
 import xarray as xr
+from affine import Affine
+from odc.geo import CRS, wh_
+from odc.geo.geobox import GeoBox
 
 from lczcube.catalog import Catalog, Layer
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError, GridMismatchError
-from lczcube.grid import Grid, project_bbox
+from lczcube.grid import BBox, Grid, project_bbox
 
 GRID_ATTR = "lczcube_grid"
 HALO_ATTR = "lczcube_halo_px"
@@ -176,14 +180,52 @@ def image(cube: xr.Dataset) -> xr.DataArray:
     ]
     joined = xr.concat(parts, dim="band", coords="minimal", compat="override", join="exact")
     joined = joined.assign_coords(band=feature_names(cube))
-    return joined.chunk(band=-1).assign_attrs(cube.attrs)
+    return joined.chunk(band=-1).assign_attrs(cube.attrs | identity_attrs(cube))
 
 
-def products_of(cube: xr.Dataset) -> tuple[str, ...]:
-    """Identity of each layer: its product, or ``raster/<name>`` where it has none."""
-    return tuple(
-        cube[name].attrs.get("product") or f"raster/{name}" for name in coded_layers(cube)
-    )
+def identity_attrs(cube: xr.Dataset) -> dict[str, Any]:
+    """Attributes that features and maps carry on: grid, products (a JSON list) and synthetic.
+
+    A layer without a product is ``raster/<name>``: two of them never meet in one feature space.
+    """
+    layers = [cube[name].attrs for name in coded_layers(cube)]
+    products = [
+        attrs.get("product") or f"raster/{name}"
+        for name, attrs in zip(coded_layers(cube), layers, strict=True)
+    ]
+    return {
+        GRID_ATTR: grid_of(cube).to_json(),
+        "products": json.dumps(products),
+        "synthetic": int(any(attrs["synthetic"] for attrs in layers)),
+    }
+
+
+def layer_geobox(catalog: Catalog, name: str, *, bbox: BBox) -> GeoBox:
+    """Pixels of the first item of a layer in a bbox, as stored: an anchor for a grid.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where the layer is.
+    name : str
+        Its collection.
+    bbox : tuple of float
+        ``(minx, miny, maxx, maxy)``, EPSG:4326.
+
+    Raises
+    ------
+    CatalogError
+        If the layer has no item there.
+    """
+    items = catalog.items(name, bbox=bbox)
+    if not items:
+        raise CatalogError(
+            f"layer {name!r}, the anchor, has no item in bbox {bbox} (EPSG:4326); check the city's bbox."
+        )
+    properties = items[0].properties
+    crs = properties.get("proj:code") or properties["proj:wkt2"]
+    rows, columns = properties["proj:shape"]
+    return GeoBox(wh_(columns, rows), Affine(*properties["proj:transform"][:6]), CRS(crs))
 
 
 def _open_layer(

@@ -128,8 +128,8 @@ class Comparison:
         By metric (``oa``, ``macro_f1``, ``kappa``): A minus B, means over repeats.
     intervals : mapping of str to tuple or None
         By metric: 95 % interval of the difference, both scored on the same draws of groups.
-    resolved : mapping of str to bool
-        By metric: the interval leaves 0 out.
+    resolved : bool
+        The interval of overall accuracy leaves 0 out: the groups can tell the two apart.
     statement : str
         The difference of overall accuracy, in a sentence.
     n_boot, seed : int
@@ -141,7 +141,7 @@ class Comparison:
     n_groups: int
     differences: Mapping[str, float | None]
     intervals: Mapping[str, Interval | None]
-    resolved: Mapping[str, bool]
+    resolved: bool
     statement: str
     n_boot: int
     seed: int
@@ -287,7 +287,7 @@ def compare(
         n_groups=tally.n_groups,
         differences=differences,
         intervals=intervals,
-        resolved={name: _leaves_zero_out(interval) for name, interval in intervals.items()},
+        resolved=_leaves_zero_out(intervals["oa"]),
         statement=_statement(
             differences["oa"] or 0.0,
             intervals["oa"],
@@ -377,11 +377,11 @@ class _Tally:
     n_repeats: int
 
     def confusion(self, weight: npt.NDArray[np.int64] | None = None) -> FloatArray:
-        """Matrices of shape (repeat, 17, 18), each group counted ``weight`` times (default once)."""
+        """Matrices of shape (repeat, 17, 18), each group counted ``weight`` times or once."""
         counts = self.count if weight is None else self.count * weight[self.group]
         shape = (self.n_repeats, N_CLASSES, _N_PREDICTED)
         filled = np.bincount(self.entry, weights=counts, minlength=int(np.prod(shape)))
-        return filled.reshape(shape)
+        return filled.reshape(shape).astype(np.float64)
 
 
 def _tally(

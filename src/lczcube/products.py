@@ -115,6 +115,19 @@ def open_product(store: str | Path, group: str) -> xr.Dataset:
         raise StoreError(f"{store}: no group {group!r}; it may not be written yet.") from error
 
 
+def open_features(store: str | Path) -> xr.Dataset:
+    """Features as :func:`lczcube.aggregate` gave them, from the group ``cells`` of a store; lazy.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there.
+    """
+    stored = open_product(store, "cells").drop_vars("spatial_ref")
+    named = stored.assign_coords(feature=stored["feature"].attrs["names"])
+    return named.rename({"y": "cell_y", "x": "cell_x"})
+
+
 def write_map_png(
     groups: Mapping[str, xr.Dataset], path: str | Path, *, title: str, note: str = ""
 ) -> Path:

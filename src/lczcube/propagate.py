@@ -4,6 +4,7 @@ Exact nearest neighbours in the standardised feature space vote, weighted by sim
 kept as a pseudo-label when its confidence reaches the cut.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,7 +92,7 @@ def build_donors(samples: xr.Dataset) -> Donors:
         lcz=samples["lcz"].values[order].astype(np.uint8),
         donor_id=ids[order],
         feature_names=tuple(samples["feature"].values.tolist()),
-        products=tuple(samples.attrs["products"]),
+        products=tuple(json.loads(samples.attrs["products"])),
     )
 
 
@@ -231,6 +232,47 @@ def exclude_pseudo_labels(
     return propagated.assign(kept=(propagated["kept"].dims, kept)), counts
 
 
+def pseudo_label_table(
+    propagated: xr.Dataset, *, city: str, donor_id: Sequence[str]
+) -> gpd.GeoDataFrame:
+    """The kept cells as a table; reads the cells' arrays.
+
+    Parameters
+    ----------
+    propagated : xarray.Dataset
+        With ``lcz``, ``kept``, ``confidence``, ``distance`` and ``donor`` on the cells.
+    city : str
+        Its city.
+    donor_id : sequence of str
+        Of :class:`Donors`.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        In the grid's CRS, row by row: ``patch_id``, ``city``, ``lcz``, ``confidence`` (0-1),
+        ``distance``, ``donor`` (its id), ``row``, ``column`` of the output pixel; the geometry is
+        the window that was looked at.
+    """
+    grid = grid_of(propagated)
+    rows, columns = np.nonzero(propagated["kept"].values)
+    at = {name: propagated[name].values[rows, columns] for name in ("lcz", "donor", "distance")}
+    confidence = propagated["confidence"].values[rows, columns].astype(np.float32)
+    return gpd.GeoDataFrame(
+        {
+            "patch_id": [f"pseudo/{city}/{r}-{c}" for r, c in zip(rows, columns, strict=True)],
+            "city": city,
+            "lcz": at["lcz"].astype(np.uint8),
+            "confidence": np.where(confidence > 1, confidence / 100, confidence),
+            "distance": at["distance"].astype(np.float32),
+            "donor": np.asarray(donor_id, dtype=object)[at["donor"].astype(np.int64)],
+            "row": rows.astype(np.int32),
+            "column": columns.astype(np.int32),
+        },
+        geometry=_windows(grid, rows, columns),
+        crs=grid.crs,
+    )
+
+
 def keep_rates(lcz: Sequence[int], kept: Sequence[bool]) -> dict[int, tuple[int, int]]:
     """Kept and all propagated cells per class: ``{code: (kept, all)}``, classes present only."""
     codes = np.asarray(lcz).ravel()
@@ -241,7 +283,7 @@ def keep_rates(lcz: Sequence[int], kept: Sequence[bool]) -> dict[int, tuple[int,
 
 def _require_same_features(donors: Donors, queries: xr.Dataset) -> None:
     names = tuple(queries["feature"].values.tolist())
-    products = tuple(queries.attrs["products"])
+    products = tuple(json.loads(queries.attrs["products"]))
     if products != donors.products:
         raise ModelError(
             f"queries are of product {', '.join(products)} and donors of "

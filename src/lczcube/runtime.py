@@ -99,15 +99,22 @@ def pinned_threads(n_threads: int) -> Iterator[None]:
         yield
 
 
+@dataclass
+class Timer:
+    """Seconds of a step, known when it has ended."""
+
+    seconds: float = 0.0
+
+
 @contextmanager
-def timed_step(name: str, progress: Progress | None = None) -> Iterator[list[str]]:
-    """Time a step and tell ``progress`` when it starts; the yielded list takes its summary lines."""
-    if progress is not None:
-        progress(name)
+def timed_step(name: str, progress: Progress) -> Iterator[Timer]:
+    """Tell ``progress`` that a step starts, and time it."""
+    progress(name)
+    timer = Timer()
     started = time.perf_counter()
-    lines: list[str] = []
-    yield lines
-    logger.info("%s: %.1f s. %s", name, time.perf_counter() - started, " ".join(lines))
+    yield timer
+    timer.seconds = time.perf_counter() - started
+    logger.info("%s: %.1f s", name, timer.seconds)
 
 
 def memory_budget_bytes(text: str | None = None) -> int:

@@ -157,11 +157,11 @@ class _Plan:
 
     @property
     def lcz(self) -> npt.NDArray[np.uint8]:
-        return self.frame["lcz"].to_numpy().astype(np.uint8)
+        return np.asarray(self.frame["lcz"], dtype=np.uint8)
 
     @property
     def groups(self) -> npt.NDArray[np.object_]:
-        return self.frame["group"].to_numpy().astype(object)
+        return np.asarray(self.frame["group"], dtype=object)
 
     def split(
         self,
@@ -220,7 +220,8 @@ def _canonical_order(frame: pd.DataFrame) -> npt.NDArray[np.intp]:
     if isinstance(frame, gpd.GeoDataFrame):
         edges = shapely.bounds(frame.geometry.to_numpy())
         table[["minx", "miny", "maxx", "maxy"]] = edges
-    return table.sort_values(list(table.columns), kind="stable").index.to_numpy()
+    ordered = table.sort_values(list(table.columns), kind="stable")
+    return np.asarray(ordered.index, dtype=np.intp)
 
 
 def _split_polygons(plan: _Plan) -> Split:
@@ -286,7 +287,7 @@ def _split_random(plan: _Plan) -> Split:
 
     _require_enough(len(plan.frame), "rows", plan.folds)
     splitter = StratifiedKFold(plan.folds, shuffle=True, random_state=plan.seed)
-    folds = _fold_numbers(splitter, plan, plan.groups)
+    folds = _fold_numbers(splitter, plan, None)
     per_group = pd.Series(folds).groupby(plan.groups).nunique()
     leak = (
         f"random split leaks: {int((per_group > 1).sum())} of {len(per_group)} groups lie in "
@@ -320,7 +321,7 @@ def _stratified_group_folds(plan: _Plan, groups: npt.NDArray[np.object_]) -> npt
 
 
 def _fold_numbers(
-    splitter: Any, plan: _Plan, groups: npt.NDArray[np.object_]
+    splitter: Any, plan: _Plan, groups: npt.NDArray[np.object_] | None
 ) -> npt.NDArray[np.int32]:
     lcz = plan.lcz
     if np.unique(lcz, return_counts=True)[1].max() < plan.folds:

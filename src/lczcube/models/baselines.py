@@ -3,7 +3,6 @@
 They live in memory and are never saved.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from lczcube.models.balance import balanced_weights
 from lczcube.models.meta import ModelMeta, scatter_classes
-from lczcube.models.tabular import file_fingerprint, training_table
+from lczcube.models.tabular import TrainingTable, file_fingerprint, training_table
 
 
 @dataclass(frozen=True)
@@ -59,13 +57,13 @@ def fit_forest(samples: xr.Dataset, *, seed: int, n_trees: int = 300) -> Sklearn
     LabelError, ModelError
         As for :func:`lczcube.models.fit_xgb`.
     """
+    from sklearn.ensemble import RandomForestClassifier
 
-    def build() -> Any:
-        from sklearn.ensemble import RandomForestClassifier
-
-        return RandomForestClassifier(n_estimators=n_trees, random_state=seed, n_jobs=1)
-
-    return _fit("forest", samples, build, seed=seed, parameters={"n_trees": n_trees})
+    table = training_table(samples)
+    forest = RandomForestClassifier(n_estimators=n_trees, random_state=seed, n_jobs=1)
+    classifier = _imputed(forest)
+    classifier.fit(table.features, table.lcz, randomforestclassifier__sample_weight=table.weight)
+    return _model("forest", classifier, table, seed=seed, parameters={"n_trees": n_trees})
 
 
 def fit_knn(samples: xr.Dataset, *, seed: int = 0, k: int = 10) -> SklearnModel:
@@ -74,7 +72,7 @@ def fit_knn(samples: xr.Dataset, *, seed: int = 0, k: int = 10) -> SklearnModel:
     Parameters
     ----------
     samples : xarray.Dataset
-        As for :func:`lczcube.models.fit_xgb`, but weights above 0 all count the same. NaN becomes
+        As for :func:`lczcube.models.fit_xgb`, but all weights above 0 count the same. NaN becomes
         the median of training.
     seed : int
         Recorded; nothing here is random.
@@ -86,11 +84,27 @@ def fit_knn(samples: xr.Dataset, *, seed: int = 0, k: int = 10) -> SklearnModel:
     LabelError, ModelError
         As for :func:`lczcube.models.fit_xgb`.
     """
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
 
-    def build() -> Any:
-        from sklearn.neighbors import KNeighborsClassifier
+    table = training_table(samples)
+    n_neighbors = min(k, len(table.lcz))
+    neighbours = KNeighborsClassifier(n_neighbors, weights="distance", n_jobs=1)
+    classifier = _imputed(StandardScaler(), neighbours)
+    classifier.fit(table.features, table.lcz)
+    return _model("knn", classifier, table, seed=seed, parameters={"k": k})
 
-        n_samples = int((samples["lcz"] != 0).sum())
-        return KNeighborsClassifier(n_neighbors=min(k, n_samples), weights="distance", n_jobs=1)
 
-    return _fit("knn", samples, build, seed=seed, parameters={"k": k})
+def _imputed(*steps: Any) -> Any:
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), *steps)
+
+
+def _model(
+    kind: str, classifier: Any, table: TrainingTable, *, seed: int, parameters: dict[str, Any]
+) -> SklearnModel:
+    content = (table.features, table.lcz, table.weight)
+    fingerprint = file_fingerprint(*(values.tobytes() for values in content))
+    return SklearnModel(table.meta(kind, seed=seed, parameters=parameters), classifier, fingerprint)

@@ -1,4 +1,4 @@
-"""What a model was trained on, and the folder that holds a model: ``model.json`` and its weights."""
+"""What a model was trained on, and the folder that holds it: ``model.json`` and weights."""
 
 import json
 import shutil

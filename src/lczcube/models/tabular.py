@@ -95,7 +95,7 @@ def training_table(samples: xr.Dataset) -> TrainingTable:
     ----------
     samples : xarray.Dataset
         In memory: ``features`` float32 ``(sample, feature)``, ``lcz`` uint8 ``(sample)`` 1-17, and
-        ``weight`` float32 ``(sample)`` where samples differ. Attributes ``products`` (JSON list)
+        ``weight`` float32 ``(sample)`` where samples differ. Attributes ``products`` (a list)
         and ``synthetic``.
 
     Raises
@@ -117,7 +117,7 @@ def training_table(samples: xr.Dataset) -> TrainingTable:
         lcz=lcz[use].astype(np.uint8),
         weight=weight[use].astype(np.float32),
         names=feature_names(samples),
-        products=products_of(samples),
+        products=products_of(samples.attrs),
         synthetic=bool(samples.attrs.get("synthetic", False)),
     )
 
@@ -127,9 +127,10 @@ def feature_names(data: xr.Dataset) -> tuple[str, ...]:
     return tuple(str(name) for name in data["feature"].to_numpy())
 
 
-def products_of(data: xr.Dataset) -> tuple[str, ...]:
-    """Embedding products in the attribute ``products`` (a JSON list); none if it is absent."""
-    return tuple(json.loads(data.attrs.get("products", "[]")))
+def products_of(attrs: Mapping[Any, Any]) -> tuple[str, ...]:
+    """Products in the attribute ``products``, a list or its JSON; none if it is absent."""
+    listed = attrs.get("products", [])
+    return tuple(json.loads(listed) if isinstance(listed, str) else listed)
 
 
 def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
@@ -142,7 +143,7 @@ def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
     features : xarray.Dataset
         ``features`` float32 ``(cell_y, cell_x, feature)``, names in the coordinate ``feature``,
         NaN where unknown; ``covered`` bool ``(cell_y, cell_x)``, False where the map has no data.
-        Attribute ``products``: JSON list. NumPy or Dask.
+        Attribute ``products``: a list. NumPy or Dask.
 
     Returns
     -------
@@ -161,7 +162,7 @@ def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
     -----
     One task a chunk; the model is one object of the graph, shared by all tasks.
     """
-    require_features(model.meta, feature_names(features), products_of(features))
+    require_features(model.meta, feature_names(features), products_of(features.attrs))
     values = features["features"].transpose("cell_y", "cell_x", "feature")
     covered = features["covered"].transpose("cell_y", "cell_x")
     layers = _predicted_layers(model, values.data, covered.data)
@@ -198,7 +199,7 @@ def map_dataset(layers: Any, like: xr.DataArray, meta: ModelMeta) -> xr.Dataset:
             ),
         },
         coords=dict(like.coords) | {"lcz_class": np.arange(1, N_CLASSES + 1, dtype=np.uint8)},
-        attrs={"model": meta.kind, "seed": meta.seed, "synthetic": meta.synthetic},
+        attrs={"model": meta.kind, "seed": meta.seed, "synthetic": int(meta.synthetic)},
     )
 
 

@@ -61,11 +61,6 @@ class SourceFile:
     year: int | None
     city: str
 
-    @property
-    def key(self) -> str:
-        """The file's name as part of an id."""
-        return safe_id(stem(self.href))
-
 
 def expand_hrefs(entry: Input, *, folder: Path, cities: Sequence[str]) -> list[SourceFile]:
     """The files an input names, in order; a file that is not there is kept, and fails later.
@@ -145,7 +140,7 @@ def media_type(href: str) -> str:
 
 def stem(href: str) -> str:
     """File name without folder, suffix and query."""
-    return Path(href.split("?")[0]).stem if is_remote(href) else Path(href).stem
+    return Path(href.split("?", maxsplit=1)[0]).stem if is_remote(href) else Path(href).stem
 
 
 def is_remote(href: str) -> bool:
@@ -162,6 +157,12 @@ def redact(text: str) -> str:
     'cannot read https://***@host/a.tif?***'
     """
     return _QUERY.sub(r"\1?***", _USER_INFO.sub(r"\1***@", text))
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's message, without secrets and final stop."""
+    lines = str(error).strip().splitlines()
+    return redact(lines[0]).rstrip(".") if lines else type(error).__name__
 
 
 def _fill(
@@ -191,9 +192,7 @@ def _find(filled: str, entry: Input, folder: Path) -> list[str]:
         return _files_of(path, entry.suffixes) or [path.as_posix()]
     if path.exists() or not glob.has_magic(_VARIABLE.sub("", filled)):
         return [path.as_posix()]
-    pattern = os.path.join(
-        glob.escape(str(folder)), _from_environment(filled, entry, escape=True)
-    )
+    pattern = os.path.join(glob.escape(str(folder)), _from_environment(filled, entry, escape=True))
     found = (Path(os.path.abspath(match)) for match in glob.glob(pattern, recursive=True))
     return sorted(match.as_posix() for match in found if match.is_file()) or [path.as_posix()]
 
@@ -243,8 +242,8 @@ def _with_ids(entry: Input, files: Sequence[SourceFile]) -> list[SourceFile]:
 
 def _item_id(entry: Input, file: SourceFile) -> str:
     year = [str(file.year)] if entry.kind == "raster" and file.year is not None else []
-    return "_".join([entry.name, *year, file.key or "file"])
+    return "_".join([entry.name, *year, safe_id(stem(file.href)) or "file"])
 
 
 def _suffix(href: str) -> str:
-    return Path(href.split("?")[0] if is_remote(href) else href).suffix.lower()
+    return Path(href.split("?", maxsplit=1)[0] if is_remote(href) else href).suffix.lower()

@@ -85,7 +85,9 @@ def _cut_at_antimeridian(polygon: shapely.Polygon) -> shapely.Geometry:
     if minx >= -180 and maxx <= 180:
         return polygon
     worlds = [
-        translate(shapely.intersection(polygon, shapely.box(shift - 180, -90, shift + 180, 90)), -shift)
+        translate(
+            shapely.intersection(polygon, shapely.box(shift - 180, -90, shift + 180, 90)), -shift
+        )
         for shift in (-360, 0, 360)
     ]
     return shapely.union_all([part for part in worlds if part.area > 0])

@@ -7,18 +7,19 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 Kind = Literal["raster", "labels"]
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
+    """A list as a tuple; TOML knows only arrays."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _as_texts(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else _as_tuple(value)
+    return (value,) if isinstance(value, str) else as_tuple(value)
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 """A TOML array of strings, kept as a tuple."""
 
-Numbers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+Numbers = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
 """A TOML array of integers, kept as a tuple."""
 
 Hrefs = Annotated[tuple[str, ...], BeforeValidator(_as_texts), Field(min_length=1)]
@@ -67,7 +68,7 @@ class Input(Table):
     source: str
     href: Hrefs
     year: Year | None = None
-    years: Annotated[tuple[Year, ...], BeforeValidator(_as_tuple)] = ()
+    years: Annotated[tuple[Year, ...], BeforeValidator(as_tuple)] = ()
     city: SafeName | None = None
     title: str | None = None
     license: str | None = None

@@ -107,7 +107,11 @@ def crs_name(crs: rasterio.crs.CRS) -> str:
 
 def crs_fields(name: str) -> dict[str, str | None]:
     """Projection-extension fields of a :func:`crs_name`."""
-    return {"proj:code": name} if name.startswith("EPSG:") else {
-        "proj:code": None,
-        "proj:wkt2": name,
-    }
+    return (
+        {"proj:code": name}
+        if name.startswith("EPSG:")
+        else {
+            "proj:code": None,
+            "proj:wkt2": name,
+        }
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ def build_items(entry: LabelRasterInput, file: SourceFile) -> list[SourceItem]:
                 f"up to {MAX_PIXELS} pixels. Cut it to the city."
             )
         regions = _regions(_codes(entry, file, raster), raster)
-    return [label_item(entry, file, Rows(regions, label_type="raster"))]
+    return [label_item(entry, file, Rows(regions))]
 
 
 def _codes(
@@ -69,32 +69,17 @@ def _codes(
 
     stored = raster.read(1)
     nodata = raster.nodata if entry.nodata is None else entry.nodata
-    missing = np.isnan(stored) if stored.dtype.kind == "f" else np.zeros(stored.shape, bool)
-    if nodata is not None:
-        missing |= stored == nodata
     values, inverse, counts = np.unique(stored, return_inverse=True, return_counts=True)
-    absent = missing.ravel()[_first_positions(inverse.ravel(), len(values))]
-    _require_codes(values[~absent], counts[~absent], entry, file)
-    known = pd.Series(np.where(absent, NODATA, values))
-    codes = codes_of(known, drop_classes=entry.drop_classes, where=file.href)
+    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+    if nodata is not None:
+        missing |= values == nodata
+    codes = codes_of(
+        pd.Series(np.where(missing, NODATA, values)),
+        drop_classes=entry.drop_classes,
+        counts=counts,
+        where=file.href,
+    )
     return codes.astype(np.uint8)[inverse].reshape(stored.shape)
-
-
-def _first_positions(inverse: npt.NDArray[np.intp], n: int) -> npt.NDArray[np.intp]:
-    first = np.empty(n, dtype=np.intp)
-    first[inverse[::-1]] = np.arange(inverse.size - 1, -1, -1)
-    return first
-
-
-def _require_codes(
-    values: npt.NDArray[Any], counts: npt.NDArray[np.intp], entry: LabelRasterInput, file: SourceFile
-) -> None:
-    """Raise with the number of pixels of each bad code."""
-    import pandas as pd
-
-    for value, count in zip(values, counts, strict=True):
-        repeated = pd.Series(np.repeat(value, min(int(count), MAX_PIXELS)))
-        codes_of(repeated, drop_classes=entry.drop_classes, where=file.href)
 
 
 def _regions(codes: npt.NDArray[np.uint8], raster: DatasetReader) -> gpd.GeoDataFrame:

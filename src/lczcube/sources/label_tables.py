@@ -15,7 +15,7 @@ from lczcube.errors import LabelError, SourceError
 from lczcube.lcz import N_CLASSES, NODATA, ZONES, code_of
 from lczcube.sources.files import SourceFile, file_facts, media_type
 from lczcube.sources.footprints import footprint
-from lczcube.sources.inputs import Input, Kind, _as_tuple
+from lczcube.sources.inputs import Input, Kind, as_tuple
 from lczcube.sources.items import (
     FILE_URI,
     LABEL_URI,
@@ -70,7 +70,7 @@ class LabelInput(Input):
     kind: ClassVar[Kind] = "labels"
 
     drop_classes: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(_as_tuple)
+        tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(as_tuple)
     ] = ()
 
 
@@ -88,14 +88,11 @@ class Rows:
         Geometries that were invalid and were made valid.
     n_dropped : int
         Rows without a geometry, an area or a class.
-    label_type : str
-        ``vector`` or ``raster``: what the publisher's file is.
     """
 
     frame: gpd.GeoDataFrame
     n_repaired: int = 0
     n_dropped: int = 0
-    label_type: str = "vector"
 
 
 def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
@@ -114,7 +111,7 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
     properties = {
         **crs_fields(crs),
         "proj:bbox": [float(v) for v in table.total_bounds],
-        **_label_fields(entry, table, rows.label_type),
+        **_label_fields(entry, table),
         "lczcube:n_repaired": rows.n_repaired,
         "lczcube:n_dropped": rows.n_dropped + n_without,
     }
@@ -129,8 +126,24 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
     return SourceItem(item, table)
 
 
+def labels_asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
+    """Table-extension fields of the asset that holds a label table."""
+    return {
+        "table:columns": [
+            {"name": name, "type": type_, "description": description}
+            for name, (type_, description) in TABLE_COLUMNS.items()
+        ],
+        "table:primary_geometry": "geometry",
+        "table:row_count": len(table),
+    }
+
+
 def codes_of(
-    values: pd.Series, *, drop_classes: Sequence[int] = (), where: str
+    values: pd.Series,
+    *,
+    drop_classes: Sequence[int] = (),
+    counts: npt.NDArray[np.intp] | None = None,
+    where: str,
 ) -> npt.NDArray[np.int64]:
     """LCZ codes of a class column of any type; 0 where there is none or it is dropped.
 
@@ -140,6 +153,8 @@ def codes_of(
         Integers, floats or text: ``6``, ``6.0``, ``"LCZ 6"``, ``"A"``, ``104``. Null is no label.
     drop_classes : sequence of int
         Codes that become 0, before and after 101-109 are read as 11-19.
+    counts : numpy.ndarray, optional
+        How often each value occurs, for the message. Default: once.
     where : str
         The file, for the message.
 
@@ -153,7 +168,7 @@ def codes_of(
     LabelError
         Naming the file, each bad code, how often it occurs, and the remedy.
     """
-    kinds = {value: _code(value) for value in values.dropna().unique()}
+    kinds = {value: class_code(value) for value in values.dropna().unique()}
     given = values.map(kinds)
     unread = given.isna() & values.notna()
     if unread.any():
@@ -162,10 +177,21 @@ def codes_of(
     dropped = np.isin(codes, list(drop_classes))
     codes = np.where(dropped, NODATA, np.where(np.isin(codes, _LEGACY), codes - 90, codes))
     codes[np.isin(codes, list(drop_classes))] = NODATA
-    bad = codes[(codes < 0) | (codes > N_CLASSES)]
-    if bad.size:
-        _raise_bad(bad, where)
+    bad = (codes < 0) | (codes > N_CLASSES)
+    if bad.any():
+        _raise_bad(codes[bad], np.ones(bad.sum(), int) if counts is None else counts[bad], where)
     return codes
+
+
+def class_code(value: Any) -> int | None:
+    """The code one value of a class column means, 101-109 as they are; None if it names none."""
+    if isinstance(value, str):
+        return _code_of_text(value.strip())
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return int(number) if number == np.floor(number) else None
 
 
 def crs_name_of(frame: gpd.GeoDataFrame) -> str:
@@ -256,7 +282,8 @@ def _weights(frame: gpd.GeoDataFrame, file: SourceFile) -> npt.NDArray[np.float3
 
     if "weight" not in frame:
         return np.ones(len(frame), dtype=np.float32)
-    weights = pd.to_numeric(frame["weight"], errors="coerce").to_numpy(dtype=np.float32)
+    numbers = pd.to_numeric(frame["weight"], errors="coerce")
+    weights: npt.NDArray[np.float32] = numbers.to_numpy(dtype=np.float32)
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         raise SourceError(
@@ -279,16 +306,6 @@ def _text(value: Any) -> str:
     if isinstance(value, float | np.floating) and value == int(value):
         return str(int(value))
     return str(value)
-
-
-def _code(value: Any) -> int | None:
-    if isinstance(value, str):
-        return _code_of_text(value.strip())
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if number == np.floor(number) else None
 
 
 def _code_of_text(text: str) -> int | None:
@@ -316,9 +333,9 @@ def _raise_unread(values: pd.Series, where: str) -> None:
     )
 
 
-def _raise_bad(bad: npt.NDArray[np.int64], where: str) -> None:
-    values, counts = np.unique(bad, return_counts=True)
-    listed = ", ".join(f"{v} ({n} times)" for v, n in zip(values, counts, strict=True))
+def _raise_bad(bad: npt.NDArray[np.int64], counts: npt.NDArray[np.intp], where: str) -> None:
+    values = np.unique(bad)
+    listed = ", ".join(f"{v} ({counts[bad == v].sum()} times)" for v in values)
     remedy = ", ".join(str(v) for v in values)
     droppable = all(1 <= v <= 255 for v in values)
     advice = f"Set drop_classes = [{remedy}]" if droppable else "Set nodata, or recode them"
@@ -327,19 +344,14 @@ def _raise_bad(bad: npt.NDArray[np.int64], where: str) -> None:
     )
 
 
-def _label_fields(entry: LabelInput, table: gpd.GeoDataFrame, label_type: str) -> dict[str, Any]:
+def _label_fields(entry: LabelInput, table: gpd.GeoDataFrame) -> dict[str, Any]:
     counts = table["lcz"].value_counts().sort_index()
     named = entry.title or f"Local Climate Zones of input {entry.name}"
     return {
-        "label:type": label_type,
+        "label:type": "vector",
         "label:description": f"{named} (synthetic)" if entry.synthetic else named,
-        "label:properties": None if label_type == "raster" else ["lcz"],
-        "label:classes": [
-            {
-                "name": None if label_type == "raster" else "lcz",
-                "classes": [zone.code for zone in ZONES],
-            }
-        ],
+        "label:properties": ["lcz"],
+        "label:classes": [{"name": "lcz", "classes": [zone.code for zone in ZONES]}],
         "label:tasks": ["classification"],
         "label:overviews": [
             {
@@ -359,15 +371,3 @@ def _source_asset(file: SourceFile) -> Any:
         roles=["source"],
         extra_fields=dict(file_facts(file.href)),
     )
-
-
-def labels_asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
-    """Table-extension fields of the asset that holds a label table."""
-    return {
-        "table:columns": [
-            {"name": name, "type": type_, "description": description}
-            for name, (type_, description) in TABLE_COLUMNS.items()
-        ],
-        "table:primary_geometry": "geometry",
-        "table:row_count": len(table),
-    }

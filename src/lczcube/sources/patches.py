@@ -101,7 +101,9 @@ def _require_finite(
 ) -> None:
     n_bad = int((~(np.isfinite(x0) & np.isfinite(y0))).sum())
     if n_bad:
-        raise SourceError(f"{file.href}: {n_bad} rows have no corner; fill x0 and y0, or drop them.")
+        raise SourceError(
+            f"{file.href}: {n_bad} rows have no corner; fill x0 and y0, or drop them."
+        )
 
 
 def _require_same_place(

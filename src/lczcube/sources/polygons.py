@@ -6,9 +6,9 @@ import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lczcube.errors import SourceError
-from lczcube.sources.files import SourceFile, require_file
-from lczcube.sources.label_tables import LabelInput, Rows, _code, column_of, label_item
+from lczcube.sources.files import SourceFile, first_line, require_file
 from lczcube.sources.items import SourceItem
+from lczcube.sources.label_tables import LabelInput, Rows, class_code, column_of, label_item
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -88,7 +88,7 @@ def read_polygons(file: SourceFile, class_column: str) -> gpd.GeoDataFrame:
         frames = _read_layers(file.href, class_column)
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(
-            f"{file.href} cannot be read as vector data ({_first_line(error)}); "
+            f"{file.href} cannot be read as vector data ({first_line(error)}); "
             "check the file, or convert it to GeoPackage."
         ) from error
     crss = {frame.crs for frame in frames}
@@ -103,7 +103,7 @@ def _read_layers(href: str, class_column: str) -> list[gpd.GeoDataFrame]:
     import geopandas as gpd
     import pyogrio
 
-    if href.split("?")[0].endswith(".parquet"):
+    if href.split("?", maxsplit=1)[0].endswith(".parquet"):
         return [gpd.read_parquet(href)]
     fields = {
         str(name): set(pyogrio.read_info(href, layer=name)["fields"])
@@ -112,7 +112,7 @@ def _read_layers(href: str, class_column: str) -> list[gpd.GeoDataFrame]:
     }
     holding = [name for name in fields if class_column in fields[name]]
     if not holding and class_column == LAYER_COLUMN:
-        holding = [name for name in fields if _code(name) is not None]
+        holding = [name for name in fields if class_code(name) is not None]
         return [_read_layer(href, name).assign(**{LAYER_COLUMN: name}) for name in holding]
     return [_read_layer(href, name) for name in holding or fields]
 
@@ -180,10 +180,3 @@ def _polygonal(geometry: shapely.Geometry) -> shapely.Geometry:
     parts = [p for p in shapely.get_parts(geometry, return_index=False) if p.area > 0]
     polygons = [p for part in parts for p in shapely.get_parts(part)]
     return shapely.union_all([p for p in polygons if p.geom_type in _POLYGONAL])
-
-
-def _first_line(error: Exception) -> str:
-    from lczcube.sources.files import redact
-
-    lines = str(error).strip().splitlines()
-    return redact(lines[0]).rstrip(".") if lines else type(error).__name__

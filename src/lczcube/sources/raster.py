@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import model_validator
 
 from lczcube.errors import SourceError
-from lczcube.sources.files import SourceFile, file_facts, media_type, redact, require_file
+from lczcube.sources.files import SourceFile, file_facts, first_line, media_type, require_file
 from lczcube.sources.footprints import footprint
 from lczcube.sources.inputs import Input, Kind, Names
 from lczcube.sources.items import (
@@ -78,15 +78,19 @@ class RasterInput(Input):
     def _check_product(self) -> RasterInput:
         if self.layer == "embedding" and not self.product:
             raise ValueError(
-                'is an embedding without product; two products never meet, so name it: '
+                "is an embedding without product; two products never meet, so name it: "
                 'product = "alphaearth/1"'
             )
         return self
 
     @model_validator(mode="after")
     def _check_bands(self) -> RasterInput:
-        if len(set(self.bands)) < len(self.bands) or any(safe_id(b) != b or not b for b in self.bands):
-            raise ValueError("has bands that repeat or hold other characters than A-Z a-z 0-9 _ . -")
+        if len(set(self.bands)) < len(self.bands) or any(
+            safe_id(b) != b or not b for b in self.bands
+        ):
+            raise ValueError(
+                "has bands that repeat or hold other characters than A-Z a-z 0-9 _ . -"
+            )
         return self
 
     @model_validator(mode="after")
@@ -120,21 +124,26 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
     SourceError
         If it cannot be read, has no CRS, or its transform is rotated or missing.
     """
+    from rasterio.errors import RasterioError
+
+    try:
+        with _opened(file.href) as raster:
+            _require_georeferenced(raster, file)
+            yield raster
+    except (RasterioError, OSError) as error:
+        raise SourceError(
+            f"{file.href} cannot be read as a raster ({first_line(error)}); "
+            "check the file, or fetch it again."
+        ) from error
+
+
+def _opened(href: str) -> DatasetReader:
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    from rasterio.errors import NotGeoreferencedWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        try:
-            raster = rasterio.open(file.href)
-        except (RasterioError, OSError) as error:
-            raise SourceError(
-                f"{file.href} cannot be read as a raster ({_first_line(error)}); "
-                "check the file, or fetch it again."
-            ) from error
-        with raster:
-            _require_georeferenced(raster, file)
-            yield raster
+        return rasterio.open(href)
 
 
 def _require_georeferenced(raster: DatasetReader, file: SourceFile) -> None:
@@ -150,7 +159,9 @@ def _require_georeferenced(raster: DatasetReader, file: SourceFile) -> None:
             "Warp it to a north-up grid (gdalwarp)."
         )
     if affine.is_identity:
-        raise SourceError(f"{file.href} has a CRS but no transform; assign one (gdal_edit.py -a_ullr).")
+        raise SourceError(
+            f"{file.href} has a CRS but no transform; assign one (gdal_edit.py -a_ullr)."
+        )
 
 
 def _item(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac.Item:
@@ -200,9 +211,7 @@ def _bands(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> list[
     _require_one_dtype(raster, file)
     names = _band_names(entry, file, raster)
     nodata = _nodata(entry, file, raster)
-    return [
-        _band(raster, i, name, nodata) for i, name in enumerate(names)
-    ]
+    return [_band(raster, i, name, nodata) for i, name in enumerate(names)]
 
 
 def _band(raster: DatasetReader, i: int, name: str, nodata: float | None) -> dict[str, Any]:
@@ -288,16 +297,12 @@ def _resolution_m(raster: DatasetReader) -> float:
 
 def _geodesic_area_m2(raster: DatasetReader) -> float:
     import shapely
-    from pyproj import CRS
+    from pyproj import CRS, Geod
 
     minx, miny, maxx, maxy = _sorted_bounds(raster)
     # A geodesic edge over more than half the globe runs the other way round: thirds do not.
     third = (maxx - minx) / 3
     dense = shapely.segmentize(shapely.box(minx, miny, minx + third, maxy), third / 21)
-    area, _ = CRS(raster.crs.to_wkt()).get_geod().geometry_area_perimeter(dense)
-    return 3 * abs(area)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return redact(lines[0]).rstrip(".") if lines else type(error).__name__
+    ellipsoid = CRS(raster.crs.to_wkt()).get_geod() or Geod(ellps="WGS84")
+    area, _ = ellipsoid.geometry_area_perimeter(dense)
+    return 3 * abs(float(area))

@@ -1,0 +1,48 @@
+"""Local Climate Zone maps from satellite embeddings, labels and STAC catalogs.
+
+Public names are imported when they are first used: ``import lczcube`` is light.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Grid": "grid",
+    "aggregate": "aggregate",
+    "aggregate_patches": "aggregate",
+    "build_catalog": "catalog",
+    "build_donors": "propagate",
+    "decode": "cube",
+    "leakage_report": "labels",
+    "open_catalog": "catalog",
+    "open_cube": "cube",
+    "propagate_labels": "propagate",
+    "read_labels": "labels",
+    "score": "evaluate",
+    "split_labels": "labels",
+    "write_product": "products",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+if TYPE_CHECKING:
+    from lczcube.aggregate import aggregate, aggregate_patches
+    from lczcube.catalog import build_catalog, open_catalog
+    from lczcube.cube import decode, open_cube
+    from lczcube.evaluate import score
+    from lczcube.grid import Grid
+    from lczcube.labels import leakage_report, read_labels, split_labels
+    from lczcube.products import write_product
+    from lczcube.propagate import build_donors, propagate_labels
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lczcube' has no attribute {name!r}")
+    return getattr(import_module(f"lczcube.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,311 @@
+"""Building a catalog: from a TOML file to STAC, stac-geoparquet and label tables on disk."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lczcube.catalog.geoparquet import write_geoparquet
+from lczcube.catalog.stores import CATALOG_FILE
+from lczcube.config import CityFile, read_config
+from lczcube.errors import CatalogError, LczcubeError
+from lczcube.sources import Input, SourceItem, build_items
+from lczcube.sources.files import expand_hrefs, file_facts, redact
+from lczcube.sources.items import LCZCUBE_URI, PARQUET_TYPE
+from lczcube.sources.label_tables import labels_asset_fields
+from lczcube.sources.raster import RasterInput
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import pystac
+
+LABELS_ASSET = "labels"
+
+_FIELDS = (
+    "layer",
+    "product",
+    "decoder",
+    "valid",
+    "ai_derived",
+    "resampling",
+    "license_note",
+    "synthetic",
+    "static",
+)
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be registered: ``path`` (or URL), and ``reason`` in one line."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class CatalogReport:
+    """What :func:`build_catalog` wrote.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The catalog's folder.
+    n_collections, n_items : int
+        Collections and items in the catalog.
+    failures : tuple of Failure
+        Files that were left out, in the order of the TOML file.
+    """
+
+    path: Path
+    n_collections: int
+    n_items: int
+    failures: tuple[Failure, ...]
+
+
+def build_catalog(
+    config: str | Path, out: str | Path, *, overwrite: bool = False, strict: bool = False
+) -> CatalogReport:
+    """Write a static STAC catalog, and stac-geoparquet beside it, of the inputs of a TOML file.
+
+    Reads headers and checksums of rasters, and all labels; no pixel of a feature layer.
+
+    Parameters
+    ----------
+    config : str or pathlib.Path
+        A city or catalog file.
+    out : str or pathlib.Path
+        Folder to write. A catalog of the same id there is brought up to date: files whose bytes
+        stay the same are not touched, collections no longer named are removed.
+    overwrite : bool
+        Also replace a catalog of another id. Default: refuse, as it may be another project's.
+    strict : bool
+        Raise at the first file that cannot be registered. Default: leave it out and report it.
+
+    Returns
+    -------
+    CatalogReport
+        Counts, and a row for each file that was left out.
+
+    Raises
+    ------
+    ConfigError, MissingInputError
+        If the TOML file cannot be used or is not there.
+    CatalogError
+        If ``out`` holds something else, or no file at all could be registered.
+    SourceError, LabelError
+        With ``strict``: the first file's fault.
+
+    Notes
+    -----
+    Everything is written beside ``out`` first and then moved, file by file, ``catalog.json`` last.
+    """
+    settings = read_config(config)
+    target = Path(os.path.abspath(out))
+    _require_ours(target, settings.id, overwrite=overwrite)
+    registered, failures = _register(settings, strict=strict)
+    if not registered:
+        _raise_nothing(settings, failures)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _staging_folder(target) as staging:
+        _write(settings, registered, staging=staging, target=target)
+        _move(staging, target)
+    n_items = sum(len(items) for _, items in registered)
+    return CatalogReport(target, len(registered), n_items, tuple(failures))
+
+
+def _require_ours(target: Path, catalog_id: str, *, overwrite: bool) -> None:
+    import pystac
+
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not (target / CATALOG_FILE).is_file():
+        raise CatalogError(f"{target} holds files but no catalog; name a new folder.")
+    try:
+        held = pystac.Catalog.from_file(str(target / CATALOG_FILE)).id
+    except (pystac.STACError, ValueError, KeyError) as error:
+        raise CatalogError(
+            f"{target / CATALOG_FILE} is no STAC catalog; name a new folder."
+        ) from error
+    if held != catalog_id and not overwrite:
+        raise CatalogError(
+            f"{target} holds catalog {held!r}, not {catalog_id!r}; "
+            "name another folder, or overwrite."
+        )
+
+
+def _register(
+    settings: CityFile, *, strict: bool
+) -> tuple[list[tuple[Input, list[SourceItem]]], list[Failure]]:
+    registered: list[tuple[Input, list[SourceItem]]] = []
+    failures: list[Failure] = []
+    folder, cities = settings.source_path.parent, tuple(settings.cities)
+    for entry in settings.inputs:
+        items: list[SourceItem] = []
+        for file in expand_hrefs(entry, folder=folder, cities=cities):
+            try:
+                items += build_items(entry, file)
+            except LczcubeError as error:
+                if strict:
+                    raise
+                failures.append(Failure(redact(file.href), redact(str(error))))
+        if items:
+            registered.append((entry, sorted(items, key=lambda made: made.item.id)))
+    return registered, failures
+
+
+def _raise_nothing(settings: CityFile, failures: Sequence[Failure]) -> None:
+    more = f" ({len(failures) - 1} more)" if len(failures) > 1 else ""
+    raise CatalogError(
+        f"{settings.source_path.name}: no file of its {len(settings.inputs)} inputs could be "
+        f"registered. {failures[0].reason}{more}"
+    )
+
+
+@contextmanager
+def _staging_folder(target: Path) -> Iterator[Path]:
+    folder = target.parent / f".{target.name}.partial"
+    # pystac takes a path with a suffix for a file, so the catalog is one folder further down.
+    catalog = folder / "catalog"
+    shutil.rmtree(folder, ignore_errors=True)
+    catalog.mkdir(parents=True)
+    try:
+        yield catalog
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(
+    settings: CityFile,
+    registered: Sequence[tuple[Input, list[SourceItem]]],
+    *,
+    staging: Path,
+    target: Path,
+) -> None:
+    import pystac
+    from pystac.layout import TemplateLayoutStrategy
+
+    catalog = pystac.Catalog(
+        id=settings.id,
+        description=f"Inputs of {settings.title or settings.id}.",
+        title=settings.title,
+    )
+    for entry, made in registered:
+        for source_item in made:
+            _write_table(source_item, staging / entry.name, target / entry.name)
+        collection = _collection(entry, [source_item.item for source_item in made])
+        write_geoparquet(collection, staging / f"{entry.name}.parquet")
+        catalog.add_child(collection)
+    catalog.normalize_hrefs(str(staging), strategy=TemplateLayoutStrategy(item_template="items"))
+    catalog.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
+
+
+def _write_table(made: SourceItem, staging: Path, target: Path) -> None:
+    import pystac
+
+    if made.table is None:
+        return
+    name = f"{made.item.id}.parquet"
+    staging.mkdir(exist_ok=True)
+    _write_labels(made.table, staging / name)
+    made.item.add_asset(
+        LABELS_ASSET,
+        pystac.Asset(
+            href=(target / name).as_posix(),
+            media_type=PARQUET_TYPE,
+            roles=["data", "labels"],
+            extra_fields=labels_asset_fields(made.table) | file_facts(str(staging / name)),
+        ),
+    )
+
+
+def _write_labels(table: gpd.GeoDataFrame, path: Path) -> None:
+    table.to_parquet(path, index=False, compression="zstd")
+
+
+def _collection(entry: Input, items: Sequence[pystac.Item]) -> pystac.Collection:
+    import pystac
+
+    made_up = " Synthetic: made-up data." if entry.synthetic else ""
+    collection = pystac.Collection(
+        id=entry.name,
+        title=entry.title,
+        description=f"{entry.title or entry.name}, input of kind {entry.source}.{made_up}",
+        license=entry.license or "other",
+        extent=pystac.Extent.from_items(items),
+        extra_fields=_our_fields(entry),
+        stac_extensions=[LCZCUBE_URI],
+        keywords=["synthetic"] if entry.synthetic else None,
+    )
+    collection.add_items(items)
+    return collection
+
+
+def _our_fields(entry: Input) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "layer": "labels",
+        "ai_derived": entry.ai_derived,
+        "synthetic": entry.synthetic,
+        "license_note": entry.license_note,
+    }
+    if isinstance(entry, RasterInput):
+        values |= {
+            "layer": entry.layer,
+            "product": entry.product,
+            "decoder": entry.decoder,
+            "valid": entry.valid,
+            "resampling": entry.resampling,
+            "static": entry.static,
+        }
+    return {f"lczcube:{k}": values[k] for k in _FIELDS if values.get(k) is not None}
+
+
+def _move(staging: Path, target: Path) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        staging.replace(target)
+        return
+    written = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+    stale = [path for path in _owned(target) if path not in set(written)]
+    # The catalog names the rest, so it comes last: a reader never finds a link to nothing.
+    for name in sorted(written, key=lambda path: path == Path(CATALOG_FILE)):
+        _replace(staging / name, target / name)
+    for name in stale:
+        (target / name).unlink()
+        _remove_empty(target / name.parent, target)
+
+
+def _owned(target: Path) -> list[Path]:
+    """Files below a catalog that a build wrote: those of the collections it names."""
+    import pystac
+
+    held = pystac.Catalog.from_file(str(target / CATALOG_FILE))
+    names = [Path(link.href).parent.name for link in held.get_child_links()]
+    patterns = ("{0}.parquet", "{0}/collection.json", "{0}/items/*.json", "{0}/*.parquet")
+    files = {
+        path
+        for name in names
+        if _SAFE_NAME.fullmatch(name)
+        for pattern in patterns
+        for path in target.glob(pattern.format(name))
+    }
+    return sorted(path.relative_to(target) for path in files)
+
+
+def _replace(src: Path, dst: Path) -> None:
+    if dst.is_file() and filecmp.cmp(src, dst, shallow=False):
+        return
+    dst.parent.mkdir(parents=True, exist_ok=True)
+    src.replace(dst)
+
+
+def _remove_empty(folder: Path, target: Path) -> None:
+    while folder != target and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

@@ -1,0 +1,247 @@
+"""The command line: a thin door to the functions of the package.
+
+Progress goes to stderr, results to stdout. Exit status: 0 done, 1 refused or partly failed, 2 bad
+arguments. Nothing heavy is imported before a command runs.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from lczcube import __version__
+from lczcube.errors import LczcubeError
+
+if TYPE_CHECKING:
+    from lczcube.runfolder import Run
+
+app = App(
+    name="lczcube",
+    version=__version__,
+    help="Local Climate Zone maps from satellite embeddings, labels and STAC catalogs.",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Options that every stage takes."""
+
+    cluster: str = "threads"
+    "threads, local, the address of a scheduler, or a YAML file of dask_config/."
+    workers: int | None = None
+    "Threads or local worker processes; default: the cores of this machine."
+    memory: str | None = None
+    "Memory budget of a worker, such as 4GiB; default: 80 % of this machine's."
+    overwrite: bool = False
+    "Do it again even when it is up to date."
+    strict: bool = False
+    "Stop at the first broken file instead of going on without it."
+    dry_run: bool = False
+    "Print what would be done, read no pixel, write nothing."
+    verbose: Annotated[bool, Parameter(name=("--verbose", "-v"))] = False
+    "Show tracebacks and the log."
+
+
+@app.command(name="run")
+def run_all(config: Path, folder: Path, /, *, options: Options | None = None) -> None:
+    """Do every stage of a city file in a run folder; again does nothing.
+
+    Parameters
+    ----------
+    config
+        City file, CITY.toml.
+    folder
+        Run folder; made if it is not there.
+    """
+    _stages(None, folder, config, options or Options())
+
+
+@app.command(name="build-catalog")
+def build(
+    config: Path, out: Path, /, *, overwrite: bool = False, strict: bool = False
+) -> int:
+    """Register the inputs of a TOML file as a static STAC catalog and stac-geoparquet.
+
+    Parameters
+    ----------
+    config
+        CATALOG.toml or CITY.toml.
+    out
+        Folder of the catalog.
+    overwrite
+        Replace collections that differ from what stands there.
+    strict
+        Stop at the first broken file.
+    """
+    from lczcube.catalog import build_catalog
+
+    report = build_catalog(config, out, overwrite=overwrite, strict=strict)
+    for failure in report.failures:
+        print(f"left out {failure.path}: {failure.reason}", file=sys.stderr)
+    print(f"{report.n_items} items in {report.n_collections} collections: {report.path}")
+    return 1 if report.failures else 0
+
+
+@app.command
+def describe(folder: Path, /, *, config: Path | None = None) -> None:
+    """Print the grid and the layers of every city's cube; reads no pixel.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    config
+        City file; default: the one the folder was made with.
+    """
+    from lczcube.runfolder import open_run
+    from lczcube.stages import describe_cube
+
+    run = open_run(folder, config)
+    for city in run.cities:
+        grid = run.grids[city]
+        rows, columns = grid.shape
+        print(
+            f"{city}: {grid.crs}, {rows} x {columns} pixels of {grid.pixel_m:g} m, cells of "
+            f"{grid.cell_m:g} m at a stride of {grid.stride_m:g} m"
+        )
+        for name, facts in describe_cube(run.cube(city)).items():
+            print(f"  {name}: " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+
+
+@app.command
+def synth(
+    out: Path, /, *, cities: int = 2, km: float | None = None, seed: int = 7
+) -> None:
+    """Write a small synthetic world: inputs, labels, the true map, and its world.toml.
+
+    Parameters
+    ----------
+    out
+        Folder; must be empty or absent.
+    cities
+        Number of cities, in different UTM zones and hemispheres.
+    km
+        Side of each city, km.
+    seed
+        Seed of everything random.
+    """
+    from lczcube.synth import write_world
+
+    sized = {} if km is None else {"km": km}
+    world = write_world(out, cities=cities, seed=seed, **sized)
+    print(f"synthetic world of {cities} cities: {Path(out) / 'world.toml'}")
+    print(f"Bayes-optimal accuracy on pure cells: {world.bayes_accuracy:.3f}")
+
+
+def _stage_command(name: str, summary: str) -> None:
+    def command(
+        folder: Path, /, *, config: Path | None = None, options: Options | None = None
+    ) -> None:
+        _stages([name], folder, config, options or Options())
+
+    command.__doc__ = f"""{summary}
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    config
+        City file; default: the one the folder was made with.
+    """
+    app.command(command, name=name)
+
+
+for _name, _summary in (
+    ("cube", "Check the layers of every city on its grid."),
+    ("aggregate", "Features per cell, and of every label."),
+    ("propagate", "Pseudo-labels from the nearest labelled features."),
+    ("train", "Fit the models on labels and pseudo-labels."),
+    ("predict", "Write the maps: Zarr and PNG."),
+    ("evaluate", "Cross-validate the models and print their scores."),
+):
+    _stage_command(_name, _summary)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    verbose = "-v" in given or "--verbose" in given
+    with _one_line_errors(verbose=verbose):
+        status = app(given, exit_on_error=False, print_error=False)
+        sys.exit(status or 0)
+
+
+@contextmanager
+def _one_line_errors(*, verbose: bool) -> Iterator[None]:
+    try:
+        yield
+    except CycloptsError as error:
+        _refuse(" ".join(str(error).split()), 2)
+    except LczcubeError as error:
+        if verbose:
+            raise
+        _refuse(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        _refuse("interrupted; the same command goes on where it stopped.", 1)
+    except OSError as error:
+        if verbose:
+            raise
+        _refuse(f"{type(error).__name__}: {error}; run with -v for the traceback.", 1)
+
+
+def _refuse(message: str, status: int) -> None:
+    print(f"lczcube: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _stages(
+    names: list[str] | None, folder: Path, config: Path | None, options: Options
+) -> None:
+    if options.verbose:
+        import logging
+
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    from lczcube.pipeline import plan, run_stages
+    from lczcube.runfolder import open_run
+    from lczcube.runtime import n_cores, open_scheduler
+
+    run = open_run(
+        folder,
+        config,
+        n_threads=options.workers or n_cores(),
+        memory=options.memory,
+        strict=options.strict,
+        progress=_progress(),
+    )
+    if options.dry_run:
+        print(plan(run))
+        return
+    with open_scheduler(options.cluster, n_workers=options.workers):
+        reports = run_stages(run, names, overwrite=options.overwrite)
+    for report in reports:
+        print(f"{report.name}: {report.state}")
+        if report.summary:
+            print("\n".join(f"  {line}".rstrip() for line in report.summary.splitlines()))
+    _print_places(run, [report.name for report in reports])
+
+
+def _progress() -> Callable[[str], None]:
+    return lambda line: print(line, file=sys.stderr, flush=True)
+
+
+def _print_places(run: "Run", names: list[str]) -> None:
+    if "predict" in names:
+        for city in run.cities:
+            print(f"map    {run.path(city, 'lcz.png')}")
+            print(f"zarr   {run.path(city, 'lcz.zarr')}")
+    if "evaluate" in names:
+        print(f"scores {run.folder / 'scores.md'} and scores.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,436 @@
+"""City and catalog files: TOML in, checked and frozen values out.
+
+A ``CATALOG.toml`` is a city file with only an ``id`` and ``[[input]]`` tables. Reading one opens
+no other file; what a file can be wrong about is said here, in one line.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails
+
+from lczcube.errors import ConfigError, MissingInputError
+from lczcube.sources import SOURCES, AnyInput, Input
+from lczcube.sources.files import redact
+from lczcube.sources.inputs import Names, SafeName, Table, Year
+
+BBox = tuple[float, float, float, float]
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class City(Table):
+    """A ``[city.NAME]`` table.
+
+    Attributes
+    ----------
+    bbox : tuple of float
+        ``(minx, miny, maxx, maxy)``, EPSG:4326, degrees.
+    crs : str, optional
+        CRS of the city's grid. Default: that of the anchor, else the UTM zone of the centre.
+    """
+
+    bbox: Annotated[BBox, Field(strict=False)]
+    crs: str | None = None
+
+
+class GridTable(Table):
+    """The ``[grid]`` table: the lattice of every city, see :class:`lczcube.grid.Grid`.
+
+    Attributes
+    ----------
+    pixel_m, cell_m : float
+        Sides of a pixel and of a cell, m.
+    stride_m : float, optional
+        Side of an output pixel, m. Default: ``cell_m``.
+    chunk_cells : int
+        Side of a Dask chunk, in cells.
+    anchor : str, optional
+        Name of a raster input whose lattice and CRS the grid takes.
+    """
+
+    pixel_m: Positive = 10.0
+    cell_m: Positive = 320.0
+    stride_m: Positive | None = None
+    chunk_cells: Count = 20
+    anchor: str | None = None
+
+
+class PropagateTable(Table):
+    """The ``[propagate]`` table: pseudo-labels from nearest neighbours.
+
+    Attributes
+    ----------
+    donors : str or tuple of str
+        ``all`` cities pool their labels, each city uses its ``own``, or the named cities give.
+    k : int
+        Neighbours that vote.
+    min_confidence : float
+        Least share of the vote that is kept, 0-1.
+    exclude_eval_m : float
+        No pseudo-label within this distance of an evaluation label, m.
+    """
+
+    donors: Literal["all", "own"] | Names = "all"
+    k: Count = 10
+    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
+    exclude_eval_m: Annotated[float, Field(ge=0)] = 320.0
+
+
+class RunTable(Table):
+    """The ``[run]`` table: what is trained on what, and how it is scored.
+
+    Attributes
+    ----------
+    features, labels : tuple of str
+        Names of raster inputs and of label inputs.
+    year : int, optional
+        Year of the layers. Default: the only one they have.
+    split : str
+        How folds are made: ``given``, ``block``, ``polygon``, ``city`` or ``random``.
+    folds, repeats : int
+        Number of folds, and of seeds (``seed`` … ``seed + repeats - 1``).
+    seed : int
+        Seed of everything random.
+    models, baselines : tuple of str
+        Models that give maps, and models that are only scored.
+    stats : tuple of str
+        Statistics of a window.
+    pseudo_weight : float
+        Weight of a pseudo-label beside a label in training; 0 trains on labels alone.
+    """
+
+    features: Annotated[Names, Field(min_length=1)]
+    labels: Annotated[Names, Field(min_length=1)]
+    year: Year | None = None
+    split: Literal["given", "block", "polygon", "city", "random"] = "polygon"
+    folds: Annotated[int, Field(ge=2)] = 5
+    repeats: Count = 1
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    models: Annotated[tuple[Literal["xgb", "unet"], ...], Field(min_length=1, strict=False)] = (
+        "xgb",
+    )
+    baselines: Annotated[
+        tuple[Literal["forest", "forest_pixels", "knn"], ...], Field(strict=False)
+    ] = ("forest", "forest_pixels")
+    stats: Annotated[
+        tuple[Literal["mean", "std", "max"], ...], Field(min_length=1, strict=False)
+    ] = ("mean", "std", "max")
+    pseudo_weight: Annotated[float, Field(ge=0)] = 0.5
+
+
+class XgbTable(Table):
+    """The ``[xgb]`` table: boosted trees; the names of :class:`lczcube.models.xgb.XgbParameters`.
+
+    Attributes
+    ----------
+    rounds, max_depth : int
+        Boosting rounds, and depth of a tree.
+    learning_rate, subsample, colsample : float
+        Shares in (0, 1]: of each tree, of the samples, of the features.
+    min_child_weight : float
+        Least sum of Hessians in a leaf.
+    balance : float
+        Class weights, 0 (none) to 1 (every class the same total weight).
+    """
+
+    rounds: Count = 200
+    max_depth: Count = 6
+    learning_rate: Share = 0.1
+    subsample: Share = 0.7
+    colsample: Share = 0.3
+    min_child_weight: Annotated[float, Field(ge=0)] = 1.0
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+class UnetTable(Table):
+    """The ``[unet]`` table: a small U-Net on pixels.
+
+    Attributes
+    ----------
+    epochs, batch : int
+        Passes over the training windows, and windows in a step.
+    width, depth : int
+        Channels of the first level, and number of levels.
+    learning_rate : float
+        Step of the optimiser, (0, 1].
+    window_px : int
+        Side of a training window, pixels.
+    """
+
+    epochs: Count = 20
+    width: Count = 32
+    depth: Annotated[int, Field(ge=1, le=6)] = 2
+    learning_rate: Share = 3e-3
+    window_px: Count = 32
+    batch: Count = 8
+
+
+class CityFile(Table):
+    """A city file or a catalog file.
+
+    Attributes
+    ----------
+    id : str
+        Id of the catalog.
+    title : str, optional
+        For people.
+    cities : dict of str to City
+        The ``[city.NAME]`` tables; empty in a catalog file.
+    inputs : tuple of Input
+        The ``[[input]]`` tables.
+    grid, propagate, xgb, unet
+        The tables of that name, filled with defaults.
+    run : RunTable or None
+        The ``[run]`` table; None in a catalog file.
+    """
+
+    id: SafeName
+    title: str | None = None
+    cities: Annotated[dict[SafeName, City], Field(alias="city")] = Field(default_factory=dict)
+    grid: GridTable = GridTable()
+    inputs: Annotated[tuple[AnyInput, ...], Field(alias="input", min_length=1, strict=False)]
+    propagate: PropagateTable = PropagateTable()
+    run: RunTable | None = None
+    unet: UnetTable = UnetTable()
+    xgb: XgbTable = XgbTable()
+
+    _source_path: Path = PrivateAttr(default=Path())
+
+    @property
+    def source_path(self) -> Path:
+        """Absolute path of the TOML file; relative hrefs start from its folder."""
+        return self._source_path
+
+    def input(self, name: str) -> Input:
+        """The input of a name.
+
+        Raises
+        ------
+        ConfigError
+            If there is none; the message lists those there are.
+        """
+        for entry in self.inputs:
+            if entry.name == name:
+                return entry
+        raise ConfigError(
+            f"no input is named {name!r}; inputs: {_listed(i.name for i in self.inputs)}."
+        )
+
+
+def read_config(path: str | Path) -> CityFile:
+    """A city or catalog file, checked.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        A TOML file.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    ConfigError
+        If it is no TOML, has an unknown key or a value of the wrong type, or contradicts itself:
+        ``[run]`` or ``anchor`` names an input that is not there or of another kind, donors name
+        an unknown city. One line: what, where, and what is right.
+    GridError
+        If pixel, cell, stride and chunk do not fit each other.
+    """
+    source = Path(path).absolute()
+    if not source.is_file():
+        raise MissingInputError(f"city file {path} is not there; name a TOML file (see catalogs/).")
+    values = _read_toml(source)
+    try:
+        config = CityFile.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source.name}: {_first_problem(error, values)}") from None
+    config._source_path = source
+    _require_consistent(config)
+    return config
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is not TOML: {error}.") from error
+
+
+def _first_problem(error: ValidationError, values: dict[str, Any]) -> str:
+    problems = error.errors(include_url=False)
+    # An unknown key explains a missing one, so it is named first.
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
+    more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+    return _problem(first, values) + more
+
+
+def _problem(problem: ErrorDetails, values: dict[str, Any]) -> str:
+    where, model, keys = _table_of(problem["loc"], values)
+    key = ".".join(str(k) for k in keys)
+    match problem["type"]:
+        case "extra_forbidden":
+            return _unknown_key(key, where, model)
+        case "missing":
+            return f"key {key!r} is missing in {where}."
+        case "union_tag_invalid":
+            tag = problem["ctx"]["tag"]
+            return f"source = {tag!r} in {where} is unknown; known: {_listed(SOURCES)}."
+        case "union_tag_not_found":
+            return f"key 'source' is missing in {where}; known: {_listed(SOURCES)}."
+        case "value_error":
+            return f"{where} {problem['msg'].removeprefix('Value error, ')}."
+    given = redact(repr(problem["input"]))[:80]
+    return f"{key} = {given} in {where}: {_lower_first(problem['msg'])}."
+
+
+def _table_of(
+    loc: Sequence[int | str], values: dict[str, Any]
+) -> tuple[str, type[Table], Sequence[int | str]]:
+    """Name of the table a problem lies in, its model, and the keys below it."""
+    head = loc[0] if loc else ""
+    if head == "input" and len(loc) > 1:
+        return _input_of(loc, values)
+    if head == "city" and len(loc) > 1:
+        return f"[city.{loc[1]}]", City, loc[2:] or loc[1:]
+    tables: dict[str, type[Table]] = {
+        "grid": GridTable,
+        "propagate": PropagateTable,
+        "run": RunTable,
+        "unet": UnetTable,
+        "xgb": XgbTable,
+    }
+    if head in tables and len(loc) > 1:
+        return f"[{head}]", tables[str(head)], loc[1:]
+    return "the top level", CityFile, loc
+
+
+def _input_of(
+    loc: Sequence[int | str], values: dict[str, Any]
+) -> tuple[str, type[Table], Sequence[int | str]]:
+    number = int(loc[1])
+    table = values["input"][number]
+    name = table.get("name") if isinstance(table, dict) else None
+    where = f"[[input]] {name!r}" if isinstance(name, str) else f"[[input]] number {number + 1}"
+    return where, SOURCES.get(str(loc[2]) if len(loc) > 2 else "", Input), loc[3:] or loc[:1]
+
+
+def _unknown_key(key: str, where: str, model: type[Table]) -> str:
+    known = [field.alias or name for name, field in model.model_fields.items()]
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown key {key!r} in {where}{hint}; known keys: {_listed(known)}."
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _require_consistent(config: CityFile) -> None:
+    from lczcube.grid import require_legal
+
+    grid = config.grid
+    require_legal(grid.pixel_m, grid.cell_m, grid.stride_m or grid.cell_m, grid.chunk_cells)
+    _require_unique_names(config)
+    for name, city in config.cities.items():
+        _require_bbox(name, city)
+    for entry in config.inputs:
+        _require_city(entry, config)
+    if grid.anchor is not None:
+        _require_kind(config, grid.anchor, "raster", "[grid] anchor")
+    _require_donors(config)
+    if config.run is not None:
+        _require_run(config, config.run)
+
+
+def _require_unique_names(config: CityFile) -> None:
+    names = [entry.name for entry in config.inputs]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(
+            f"{len(repeated)} names occur in several [[input]] tables: {_listed(repeated)}; "
+            "an input has a name of its own."
+        )
+
+
+def _require_bbox(name: str, city: City) -> None:
+    minx, miny, maxx, maxy = city.bbox
+    if not (-180 <= minx < maxx <= 180 and -90 <= miny < maxy <= 90):
+        raise ConfigError(
+            f"bbox = {list(city.bbox)} in [city.{name}] is no box in EPSG:4326; it is "
+            "[west, south, east, north] in degrees, west below east and south below north."
+        )
+
+
+def _require_city(entry: Input, config: CityFile) -> None:
+    if entry.city is not None and config.cities and entry.city not in config.cities:
+        raise ConfigError(
+            f"city = {entry.city!r} in [[input]] {entry.name!r} is unknown; "
+            f"cities: {_listed(config.cities)}."
+        )
+    if entry.city is None and not config.cities and any("{city}" in href for href in entry.href):
+        raise ConfigError(
+            f"[[input]] {entry.name!r} has {{city}} in href but the file names no city; "
+            "add a [city.NAME] table, or city = to the input."
+        )
+
+
+def _require_donors(config: CityFile) -> None:
+    donors = config.propagate.donors
+    if isinstance(donors, str):
+        return
+    unknown = [name for name in donors if name not in config.cities]
+    if unknown or not donors:
+        raise ConfigError(
+            f"donors = {list(donors)} in [propagate] names {_listed(unknown) or 'no city'}; "
+            f'name cities ({_listed(config.cities) or "none here"}), "all" or "own".'
+        )
+
+
+def _require_run(config: CityFile, run: RunTable) -> None:
+    if not config.cities:
+        raise ConfigError("[run] wants a city; add a [city.NAME] table with its bbox.")
+    for name in run.features:
+        entry = _require_kind(config, name, "raster", "[run] features")
+        _require_year(entry, run.year)
+    for name in run.labels:
+        _require_kind(config, name, "labels", "[run] labels")
+    if run.split == "city" and len(config.cities) < 2:
+        raise ConfigError(
+            'split = "city" in [run] leaves one city out and wants two or more; '
+            'this file has one. Use "polygon" or "block".'
+        )
+
+
+def _require_kind(config: CityFile, name: str, kind: str, where: str) -> Input:
+    names = [entry.name for entry in config.inputs if entry.kind == kind]
+    if name not in names:
+        there = any(entry.name == name for entry in config.inputs)
+        fault = f"is not an input of {_KIND_WORDS[kind]}" if there else "is not an input"
+        raise ConfigError(
+            f"{where} names {name!r}, which {fault}; "
+            f"inputs of {_KIND_WORDS[kind]}: {_listed(names) or 'none'}."
+        )
+    return config.input(name)
+
+
+_KIND_WORDS = {"raster": "rasters", "labels": "labels"}
+
+
+def _require_year(entry: Input, year: int | None) -> None:
+    years = entry.all_years
+    if year is not None and years and year not in years and not getattr(entry, "static", False):
+        raise ConfigError(
+            f"year = {year} in [run] but input {entry.name!r} is of {_listed(map(str, years))}; "
+            "layers meet on exact years."
+        )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

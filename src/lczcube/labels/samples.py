@@ -1,0 +1,271 @@
+"""Samples: labelled feature vectors, one per patch or per labelled output pixel.
+
+A square label (a patch) is one sample, at its own position. A polygon gives one sample per output
+pixel whose centre lies in it; all share the polygon's group, which no split cuts.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+import xarray as xr
+
+from lczcube.aggregate import aggregate_patches
+from lczcube.cube import GRID_ATTR, grid_of, halo_of, image
+from lczcube.errors import LabelError
+from lczcube.grid import Grid
+from lczcube.labels.burn import label_cells
+
+MIN_VALID_FRACTION = 0.5
+"""A patch with less than this share of valid pixels is no sample."""
+
+COLUMNS = (
+    "patch_id",
+    "city",
+    "group",
+    "lcz",
+    "split",
+    "weight",
+    "x",
+    "y",
+    "size_m",
+    "valid_fraction",
+)
+
+
+def build_samples(
+    labels: gpd.GeoDataFrame, cube: xr.Dataset, cells: xr.Dataset, *, stats: Sequence[str]
+) -> xr.Dataset:
+    """Features of every label that meets a cube; reads the pixels under the labels.
+
+    Parameters
+    ----------
+    labels : geopandas.GeoDataFrame
+        Label table in the grid's CRS: patches, polygons, or both.
+    cube : xarray.Dataset
+        From :func:`lczcube.open_cube`.
+    cells : xarray.Dataset
+        Its features, from :func:`lczcube.aggregate`.
+    stats : sequence of str
+        The statistics of ``cells``.
+
+    Returns
+    -------
+    xarray.Dataset
+        In memory, dims ``(sample, feature)``, sorted by ``patch_id``: ``features`` float32;
+        ``patch_id``, ``city``, ``group``, ``split`` str; ``lcz`` uint8; ``weight``,
+        ``valid_fraction`` float32; ``x``, ``y`` float64, centre in the grid's CRS; ``size_m``
+        float64, side of the square that the label is of. ``attrs["n_dropped"]`` counts samples
+        without enough valid pixels; ``attrs["unit"]`` is ``patch``, ``pixel`` or ``cell``.
+
+    Raises
+    ------
+    LabelError
+        If no label has valid pixels.
+    """
+    is_patch = np.isfinite(labels["size_m"].to_numpy(float))
+    inside = _meets(labels, grid_of(cube))
+    patches, polygons = labels[is_patch & inside], labels[~is_patch & inside]
+    parts = []
+    if len(patches):
+        parts.append(_patch_samples(patches, cube, stats))
+    if len(polygons):
+        parts.append(_cell_samples(polygons, cells))
+    if not parts:
+        bbox = ", ".join(f"{v:.0f}" for v in grid_of(cube).bbox)
+        raise LabelError(
+            f"none of the {len(labels)} labels meets the grid ({grid_of(cube).crs}, bbox {bbox}); "
+            "check the city's bbox and the labels' CRS."
+        )
+    table, features = (_joined(column) for column in zip(*parts, strict=True))
+    unit = _unit(grid_of(cube), any_polygons=bool(len(polygons)))
+    return _dataset(table, features, cells).assign_attrs(unit=unit)
+
+
+def read_pixels(samples: xr.Dataset, cube: xr.Dataset) -> xr.Dataset:
+    """The samples with the bare values of their centre pixel as features; reads those pixels.
+
+    Returns
+    -------
+    xarray.Dataset
+        As ``samples``, ``feature`` being ``<input>_<band>``.
+    """
+    grid, halo = grid_of(cube), halo_of(cube)
+    minx, _, _, maxy = grid.bbox
+    columns = np.floor((samples["x"].values - minx) / grid.pixel_m).astype(int) + halo
+    rows = np.floor((maxy - samples["y"].values) / grid.pixel_m).astype(int) + halo
+    pixels = image(cube)
+    values = pixels.data.vindex[:, rows, columns] if hasattr(pixels.data, "dask") else (
+        pixels.values[:, rows, columns].T
+    )
+    bare = samples.drop_vars("feature").drop_dims("feature")
+    features = np.asarray(values).reshape(len(rows), -1).astype(np.float32)
+    return bare.assign(features=(("sample", "feature"), features)).assign_coords(
+        feature=pixels["band"].values.tolist()
+    )
+
+
+def write_samples(samples: xr.Dataset, path: str | Path) -> None:
+    """Write samples as one Parquet table: a column a feature, attributes in its metadata."""
+    columns = {name: samples[name].values for name in COLUMNS}
+    features = pd.DataFrame(samples["features"].values, columns=samples["feature"].values.tolist())
+    table = pd.concat([pd.DataFrame(columns), features], axis=1)
+    table.attrs = {key: value for key, value in samples.attrs.items()}
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    table.to_parquet(partial, index=False)
+    partial.replace(path)
+
+
+def read_samples(path: str | Path) -> xr.Dataset:
+    """Samples of :func:`write_samples`, in memory."""
+    table = pd.read_parquet(path)
+    features = table.drop(columns=list(COLUMNS))
+    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in COLUMNS}
+    data["features"] = (("sample", "feature"), features.to_numpy(np.float32))
+    return xr.Dataset(data, coords={"feature": features.columns.tolist()}, attrs=table.attrs)
+
+
+def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Samples of several cities as one, in the order given.
+
+    Raises
+    ------
+    LabelError
+        If their features or products differ.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        same = part.attrs["products"] == first.attrs["products"]
+        if not same or part["feature"].values.tolist() != first["feature"].values.tolist():
+            raise LabelError(
+                "samples of the cities differ in features or products; aggregate every city from "
+                "the same inputs with the same stats."
+            )
+    joined = xr.concat(parts, dim="sample", join="exact", combine_attrs="drop")
+    units = sorted({part.attrs["unit"] for part in parts})
+    return joined.assign_attrs(
+        products=first.attrs["products"],
+        synthetic=int(any(part.attrs["synthetic"] for part in parts)),
+        unit=units[0],
+    )
+
+
+def sample_frame(samples: xr.Dataset) -> pd.DataFrame:
+    """The samples without their features, one row each: what a split needs."""
+    return pd.DataFrame({name: samples[name].values for name in COLUMNS})
+
+
+def sample_squares(samples: xr.Dataset, grid: Grid, *, side_m: float | None = None) -> Any:
+    """Squares of the samples of one city: what each was labelled on, or sees.
+
+    Parameters
+    ----------
+    samples : xarray.Dataset
+        Of the city whose grid is given.
+    grid : Grid
+        Gives the CRS.
+    side_m : float, optional
+        Side of the squares, m. Default: ``size_m`` of each sample.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        With ``lcz`` and ``group``.
+    """
+    half = (samples["size_m"].values if side_m is None else side_m) / 2
+    x, y = samples["x"].values, samples["y"].values
+    return gpd.GeoDataFrame(
+        {"lcz": samples["lcz"].values, "group": samples["group"].values},
+        geometry=shapely.box(x - half, y - half, x + half, y + half),
+        crs=grid.crs,
+    )
+
+
+def _meets(labels: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.bool_]:
+    return labels.intersects(shapely.box(*grid.bbox)).to_numpy(bool)
+
+
+def _unit(grid: Grid, *, any_polygons: bool) -> str:
+    if not any_polygons:
+        return "patch"
+    return "pixel" if grid.stride_m == grid.pixel_m else "cell"
+
+
+def _patch_samples(
+    patches: gpd.GeoDataFrame, cube: xr.Dataset, stats: Sequence[str]
+) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
+    lazy = aggregate_patches(cube, patches, stats=stats)
+    reduced = lazy.drop_vars("patch_id").compute().assign_coords(patch_id=lazy["patch_id"])
+    centre = patches.geometry.centroid
+    table = _label_columns(patches).assign(
+        x=centre.x.to_numpy(),
+        y=centre.y.to_numpy(),
+        size_m=patches["size_m"].to_numpy(float),
+        valid_fraction=reduced["valid_fraction"].values,
+        usable=reduced["valid_fraction"].values >= MIN_VALID_FRACTION,
+    )
+    return table, reduced["features"].values
+
+
+def _cell_samples(
+    polygons: gpd.GeoDataFrame, cells: xr.Dataset
+) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
+    grid = grid_of(cells)
+    found = label_cells(polygons, grid)
+    lazy = cells[["features", "valid_fraction", "covered"]].drop_vars("feature")
+    at = {
+        "cell_y": xr.DataArray(found["row"].to_numpy(), dims="sample"),
+        "cell_x": xr.DataArray(found["column"].to_numpy(), dims="sample"),
+    }
+    reduced = lazy.isel(at).compute()
+    owners = _label_columns(polygons.iloc[found["label"].to_numpy()])
+    cell_ids = [f"{r}-{c}" for r, c in zip(found["row"], found["column"], strict=True)]
+    table = owners.assign(
+        patch_id=[f"{p}@{c}" for p, c in zip(owners["patch_id"], cell_ids, strict=True)],
+        x=reduced["cell_x"].values,
+        y=reduced["cell_y"].values,
+        size_m=float(grid.stride_m),
+        valid_fraction=reduced["valid_fraction"].values,
+        usable=reduced["covered"].values,
+    )
+    return table, reduced["features"].values
+
+
+def _label_columns(labels: gpd.GeoDataFrame) -> pd.DataFrame:
+    names = ["patch_id", "city", "group", "lcz", "split", "weight"]
+    return pd.DataFrame(labels[names]).reset_index(drop=True)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], pd.DataFrame):
+        return pd.concat(parts, ignore_index=True)
+    return np.concatenate(parts)
+
+
+def _dataset(
+    table: pd.DataFrame, features: npt.NDArray[np.float32], cells: xr.Dataset
+) -> xr.Dataset:
+    usable = table["usable"].to_numpy(bool) & np.isfinite(features).all(axis=1)
+    if not usable.any():
+        raise LabelError(
+            f"none of the {len(table)} labelled samples has valid pixels; do labels and inputs "
+            "overlap?"
+        )
+    order = np.flatnonzero(usable)[np.argsort(table["patch_id"][usable].to_numpy(str), kind="stable")]
+    table = table.iloc[order]
+    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in COLUMNS}
+    data["valid_fraction"] = (("sample",), table["valid_fraction"].to_numpy(np.float32))
+    data["features"] = (("sample", "feature"), features[order])
+    return xr.Dataset(
+        data,
+        coords={"feature": cells["feature"].values.tolist()},
+        attrs={
+            **{key: cells.attrs[key] for key in (GRID_ATTR, "products", "synthetic")},
+            "n_dropped": int((~usable).sum()),
+        },
+    )

@@ -1,0 +1,150 @@
+"""The whole path: files to a map, stage by stage, in one run folder.
+
+Each stage reads what the stages before wrote and leaves a fingerprint of all it depends on; a stage
+whose fingerprint stands and whose files are there is up to date and does nothing.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lczcube import __version__
+from lczcube.aggregate import aggregate
+from lczcube.cube import coded_layers
+from lczcube.errors import StageError
+from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
+from lczcube.runtime import StepReport, timed_step
+from lczcube.stages import STAGES, Stage, require_cube_fits
+
+
+def run_stages(
+    run: Run, names: Sequence[str] | None = None, *, overwrite: bool = False
+) -> list[StepReport]:
+    """Do the stages that are not up to date.
+
+    Parameters
+    ----------
+    run : Run
+        City file and folder.
+    names : sequence of str, optional
+        Some of :data:`STAGES`; default all. Stages before them must be up to date.
+    overwrite : bool
+        Do the named stages again even when they are up to date.
+
+    Returns
+    -------
+    list of StepReport
+        One per named stage, ``done`` or ``up to date``.
+
+    Raises
+    ------
+    StageError
+        If an earlier stage is missing or out of date.
+    """
+    wanted = [stage.name for stage in STAGES] if names is None else list(names)
+    reports = []
+    for stage in STAGES:
+        state = "missing" if overwrite and stage.name in wanted else stage_state(run, stage)
+        if stage.name in wanted:
+            reports.append(_do(run, stage) if state != "up to date" else _nothing(stage))
+            wanted.remove(stage.name)
+        elif wanted and state != "up to date":
+            raise StageError(
+                f"stage {wanted[0]!r} needs {stage.name!r}, which is {state} in {run.folder}; "
+                f"run `lczcube {stage.name} {run.folder}` first, or `lczcube run`."
+            )
+    return reports
+
+
+def stage_state(run: Run, stage: Stage) -> str:
+    """``up to date``, ``out of date`` or ``missing``."""
+    record = _read_records(run).get(stage.name)
+    if record is None or not all(path.exists() for path in stage.outputs(run)):
+        return "missing"
+    return "up to date" if record["fingerprint"] == _fingerprint(run, stage) else "out of date"
+
+
+def plan(run: Run) -> str:
+    """What a run would do, as text; reads metadata, no pixel, and writes nothing.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If the projected peak is over the memory budget.
+    """
+    lines = [f"{stage.name:14} {stage_state(run, stage)}" for stage in STAGES]
+    if stage_state(run, STAGES[0]) == "missing":
+        return "\n".join([*lines, "grids and tasks are known once build-catalog is done"])
+    from dask.utils import format_bytes
+
+    for city in run.cities:
+        cube = run.cube(city)
+        cells = aggregate(cube, stats=run.table.stats)
+        rows, columns = grid_of(cube).shape
+        peak = require_cube_fits(run, cube)
+        read = sum(cube[name].nbytes for name in coded_layers(cube))
+        lines.append(
+            f"{city}: {rows} x {columns} pixels, {len(cells.__dask_graph__())} tasks, "
+            f"{format_bytes(read)} of codes to read, {format_bytes(cells['features'].nbytes)} of "
+            f"features to write, projected peak {format_bytes(peak)} per worker"
+        )
+    return "\n".join(lines)
+
+
+def _do(run: Run, stage: Stage) -> StepReport:
+    with timed_step(stage.name, run.progress) as timing:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        summary = stage.compute(run)
+        _record(run, stage, summary)
+    return StepReport(stage.name, "done", timing.seconds, summary)
+
+
+def _nothing(stage: Stage) -> StepReport:
+    return StepReport(stage.name, "up to date", 0.0)
+
+
+def _fingerprint(run: Run, stage: Stage) -> str:
+    position = STAGES.index(stage)
+    before = _read_records(run).get(STAGES[position - 1].name, {}) if position else {}
+    facts = {
+        "version": __version__,
+        "stage": stage.name,
+        "settings": stage.settings(run),
+        "before": before.get("result", ""),
+    }
+    return _digest(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
+def _record(run: Run, stage: Stage, summary: str) -> None:
+    fingerprint = _fingerprint(run, stage)
+    # A catalog of the same bytes leaves later stages up to date, whatever the files' dates.
+    is_catalog = stage.name == "build-catalog"
+    result = _folder_digest(run.folder / "catalog") if is_catalog else fingerprint
+    records = _read_records(run) | {
+        stage.name: {"fingerprint": fingerprint, "result": result, "summary": summary}
+    }
+    content = {
+        "config": str(run.config.source_path),
+        "id": run.config.id,
+        "lczcube_version": __version__,
+        "stages": records,
+    }
+    write_json(run.folder / RUN_FILE, content)
+
+
+def _read_records(run: Run) -> dict[str, Any]:
+    return dict(read_json(run.folder / RUN_FILE).get("stages", {}))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    parts = [f"{path.relative_to(folder)} {_digest(path.read_bytes())}" for path in files]
+    return _digest("\n".join(parts).encode())
+
+

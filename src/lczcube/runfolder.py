@@ -1,0 +1,202 @@
+"""A run: a city file bound to a folder, and what each stage finds there."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import xarray as xr
+
+from lczcube.catalog import Catalog, open_catalog
+from lczcube.config import CityFile, RunTable, read_config
+from lczcube.cube import layer_geobox, open_cube
+from lczcube.errors import ConfigError, StoreError
+from lczcube.grid import Grid
+from lczcube.labels import read_labels
+from lczcube.labels.samples import read_samples
+from lczcube.products import open_features
+from lczcube.runtime import Progress
+from lczcube.sources.files import expand_hrefs, is_remote
+from lczcube.training import CityData
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A city file bound to a run folder.
+
+    Attributes
+    ----------
+    config : CityFile
+        What to do.
+    folder : pathlib.Path
+        Where it is done.
+    n_threads : int
+        Threads of a model's training.
+    memory : str, optional
+        Memory budget of a worker, such as ``4GiB``.
+    strict : bool
+        Stop at the first broken file instead of going on without it.
+    progress : callable
+        Told of every step.
+    """
+
+    config: CityFile
+    folder: Path
+    n_threads: int = 1
+    memory: str | None = None
+    strict: bool = False
+    progress: Progress = lambda _: None
+
+    @property
+    def table(self) -> RunTable:
+        """The ``[run]`` table.
+
+        Raises
+        ------
+        ConfigError
+            If the file has none: it is a catalog file.
+        """
+        if self.config.run is None:
+            raise ConfigError(
+                f"{self.config.source_path.name} has no [run] table; add one with features and "
+                "labels, or use build-catalog."
+            )
+        return self.config.run
+
+    @property
+    def cities(self) -> tuple[str, ...]:
+        """Names of the cities, sorted."""
+        return tuple(sorted(self.config.cities))
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        """The run's catalog."""
+        return open_catalog(self.folder / "catalog" / "catalog.json")
+
+    @cached_property
+    def grids(self) -> dict[str, Grid]:
+        """The grid of every city."""
+        return {city: city_grid(self.config, self.catalog, city) for city in self.cities}
+
+    def path(self, city: str, name: str) -> Path:
+        """A file of a city's folder."""
+        return self.folder / city / name
+
+    def input_stats(self) -> list[tuple[str, int, int]]:
+        """Path, size and modification time (ns) of every local input file."""
+        folder = self.config.source_path.parent
+        files = [
+            Path(file.href)
+            for entry in self.config.inputs
+            for file in expand_hrefs(entry, folder=folder, cities=self.cities)
+            if not is_remote(file.href)
+        ]
+        found = [(str(path), path.stat()) for path in files if path.exists()]
+        return sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
+
+    def cube(self, city: str, halo_px: int | None = None) -> xr.Dataset:
+        """The city's lazy cube of the feature inputs."""
+        return open_cube(
+            self.catalog,
+            self.grids[city],
+            inputs=self.table.features,
+            year=self.table.year,
+            halo_px=halo_px,
+        )
+
+    def labels(self, city: str) -> gpd.GeoDataFrame:
+        """The city's labels in its grid's CRS."""
+        boxes = {name: table.bbox for name, table in self.config.cities.items()}
+        crs = self.grids[city].crs
+        labels = read_labels(self.catalog, self.table.labels, crs=crs, cities=boxes)
+        return labels[labels["city"] == city].reset_index(drop=True)
+
+    def samples(self, name: str = "samples.parquet") -> dict[str, xr.Dataset]:
+        """Samples of every city that has some."""
+        paths = {city: self.path(city, name) for city in self.cities}
+        return {city: read_samples(path) for city, path in paths.items() if path.exists()}
+
+    def data(self, city: str) -> CityData:
+        """What the models need of a city."""
+        return CityData(
+            city=city,
+            grid=self.grids[city],
+            open_cube=lambda halo_px: self.cube(city, halo_px),
+            features=open_features(self.path(city, "features.zarr")),
+            labels=self.labels(city),
+            pseudo_labels=gpd.read_parquet(self.path(city, "pseudo_labels.parquet")),
+        )
+
+
+def open_run(folder: str | Path, config: str | Path | None = None, **options: Any) -> Run:
+    """A run of a folder; the city file is remembered from the first time.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The run folder.
+    config : str or pathlib.Path, optional
+        City file. Default: the one that the folder was made with.
+    **options
+        Fields of :class:`Run`.
+
+    Raises
+    ------
+    StoreError
+        If the folder belongs to another city file, or to none and ``config`` is not given.
+    """
+    path = Path(folder).absolute()
+    record = read_json(path / RUN_FILE)
+    if config is None:
+        if "config" not in record:
+            raise StoreError(
+                f"{folder} is no run folder (it has no {RUN_FILE}); name the city file: "
+                f"--config CITY.toml, or `lczcube run CITY.toml {folder}`."
+            )
+        config = record["config"]
+    settings = read_config(config)
+    if record.get("id", settings.id) != settings.id:
+        raise StoreError(
+            f"{folder} holds a run of {record['id']!r} and the city file says {settings.id!r}; "
+            "give each its own run folder."
+        )
+    return Run(settings, path, **options)
+
+
+def city_grid(config: CityFile, catalog: Catalog, city: str) -> Grid:
+    """The grid of a city, as its file says.
+
+    Raises
+    ------
+    GridError
+        If the settings break a rule of the grid, or ``crs`` conflicts with the anchor's.
+    """
+    table = config.cities[city]
+    settings = config.grid
+    anchor = None if settings.anchor is None else layer_geobox(catalog, settings.anchor, bbox=table.bbox)
+    return Grid.from_bbox(
+        table.bbox,
+        crs=table.crs,
+        anchor=anchor,
+        pixel_m=settings.pixel_m,
+        cell_m=settings.cell_m,
+        stride_m=settings.stride_m,
+        chunk_cells=settings.chunk_cells,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when there is no file."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as JSON, sorted, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,335 @@
+"""The stages of a run: what each depends on, what it writes, and how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from lczcube import __version__
+from lczcube.aggregate import aggregate, projected_peak_bytes
+from lczcube.catalog import build_catalog, open_catalog
+from lczcube.cube import grid_of
+from lczcube.errors import LabelError, SourceError
+from lczcube.evaluate import scores_table
+from lczcube.labels.samples import build_samples, join_samples, read_pixels, write_samples
+from lczcube.products import open_features, open_product, write_map_png, write_product
+from lczcube.propagate import (
+    build_donors,
+    exclude_pseudo_labels,
+    keep_rates,
+    propagate_labels,
+    pseudo_label_table,
+)
+from lczcube.runfolder import Run, write_json
+from lczcube.runtime import memory_budget_bytes, require_memory
+from lczcube.training import cross_validate_models, fit_models, predict_maps, training_rows
+
+EVALUATION_SPLITS = ("validation", "testing")
+
+MAP_TITLES = {"cells": "XGBoost on windows", "pixels": "U-Net on pixels"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it depends on beside the stage before, what it writes, and how.
+
+    Attributes
+    ----------
+    name : str
+        Also the command.
+    settings : callable
+        JSON values that its result depends on.
+    outputs : callable
+        Paths that exist once it is done.
+    compute : callable
+        Does it and gives a line of summary.
+    """
+
+    name: str
+    settings: Callable[[Run], Any]
+    outputs: Callable[[Run], list[Path]]
+    compute: Callable[[Run], str]
+
+
+def require_cube_fits(run: Run, cube: xr.Dataset) -> int:
+    """Projected peak of aggregating a cube, in bytes per worker.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If it is over the memory budget.
+    """
+    peak = projected_peak_bytes(cube) * run.n_threads
+    require_memory(
+        peak,
+        memory_budget_bytes(run.memory),
+        remedy="Lower [grid] chunk_cells, use fewer threads, or raise --memory.",
+    )
+    return peak
+
+
+def _build_catalog(run: Run) -> str:
+    report = build_catalog(
+        run.config.source_path, run.folder / "catalog", overwrite=True, strict=run.strict
+    )
+    wanted = {*run.table.features, *run.table.labels}
+    built = set(open_catalog(run.folder / "catalog" / "catalog.json").collection_ids)
+    if wanted - built:
+        reasons = " ".join(f"{failure.path}: {failure.reason}" for failure in report.failures)
+        raise SourceError(f"input {', '.join(sorted(wanted - built))} could not be read. {reasons}")
+    for failure in report.failures:
+        run.progress(f"left out {failure.path}: {failure.reason}")
+    left_out = f", {len(report.failures)} files left out" if report.failures else ""
+    return f"{report.n_items} items in {report.n_collections} collections{left_out}"
+
+
+def _describe_cubes(run: Run) -> str:
+    for city in run.cities:
+        cube = run.cube(city)
+        require_cube_fits(run, cube)
+        run.path(city, "").mkdir(exist_ok=True)
+        facts = {"grid": run.grids[city].to_dict(), "layers": describe_cube(cube)}
+        write_json(run.path(city, "cube.json"), facts)
+    shapes = [f"{city} {' x '.join(map(str, run.grids[city].shape))}" for city in run.cities]
+    return f"{', '.join(shapes)} pixels"
+
+
+def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
+    """Dims, dtype, chunks and identity of every layer of a cube, as plain values."""
+    shown = ("layer", "product", "decoder", "valid", "resampling", "license", "synthetic")
+    return {
+        str(name): {
+            "dims": {str(dim): int(size) for dim, size in variable.sizes.items()},
+            "dtype": str(variable.dtype),
+            "n_chunks": int(np.prod([len(c) for c in variable.chunks or ()])),
+            **{key: variable.attrs[key] for key in shown if key in variable.attrs},
+        }
+        for name, variable in cube.data_vars.items()
+    }
+
+
+def _aggregate(run: Run) -> str:
+    counts = {}
+    for city in run.cities:
+        run.progress(f"aggregate: {city}")
+        cube = run.cube(city)
+        store = run.path(city, "features.zarr")
+        write_product({"cells": aggregate(cube, stats=run.table.stats)}, store, overwrite=True)
+        counts[city] = _write_samples(run, city, cube)
+    if not any(counts.values()):
+        raise LabelError(
+            f"no label of {', '.join(run.table.labels)} lies in {', '.join(run.cities)}; check the "
+            "cities' bbox, the labels' CRS, and `city` of the label inputs."
+        )
+    return ", ".join(f"{n} labelled samples in {city}" for city, n in counts.items())
+
+
+def _write_samples(run: Run, city: str, cube: xr.Dataset) -> int:
+    labels = run.labels(city)
+    if labels.empty:
+        return 0
+    cells = open_features(run.path(city, "features.zarr"))
+    samples = build_samples(labels, cube, cells, stats=run.table.stats)
+    write_samples(samples, run.path(city, "samples.parquet"))
+    if "forest_pixels" in run.table.baselines:
+        write_samples(read_pixels(samples, cube), run.path(city, "pixels.parquet"))
+    return int(samples.sizes["sample"])
+
+
+def _propagate(run: Run) -> str:
+    samples = {city: training_rows(part, run.table) for city, part in run.samples().items()}
+    lines = []
+    for city in run.cities:
+        run.progress(f"propagate: {city}")
+        donors = build_donors(join_samples([samples[name] for name in _donor_cities(run, city, samples)]))
+        table = run.config.propagate
+        cells = open_features(run.path(city, "features.zarr"))
+        voted = propagate_labels(donors, cells, k=table.k, min_confidence=table.min_confidence)
+        store = run.path(city, "propagated.zarr")
+        attrs = {"donor_id": donors.donor_id.tolist(), "synthetic": int(voted.attrs["synthetic"])}
+        write_product({"cells": voted}, store, attrs=attrs, overwrite=True)
+        lines.append(f"{city}: {_keep(run, city, voted, donors.donor_id)}")
+    return "; ".join(lines)
+
+
+def _donor_cities(run: Run, city: str, samples: dict[str, xr.Dataset]) -> list[str]:
+    donors = run.config.propagate.donors
+    named = {"all": list(samples), "own": [city]}.get(str(donors), donors)
+    cities = [name for name in named if name in samples]
+    if not cities:
+        raise LabelError(
+            f"city {city!r} has no donors: donors = {donors!r} and labels lie in "
+            f"{', '.join(samples) or 'no city'}. Name cities with labels in [propagate] donors."
+        )
+    return cities
+
+
+def _keep(run: Run, city: str, voted: xr.Dataset, donor_id: Any) -> str:
+    stored = open_product(run.path(city, "propagated.zarr"), "cells")
+    cells = voted.drop_vars(list(voted.data_vars)).assign(
+        {
+            name: (("cell_y", "cell_x"), stored[name].values)
+            for name in ("lcz", "kept", "confidence", "donor", "distance")
+        }
+    )
+    labels = run.labels(city)
+    is_evaluation = (run.table.split == "given") & labels["split"].isin(EVALUATION_SPLITS)
+    narrowed, counts = exclude_pseudo_labels(
+        cells,
+        labels=labels,
+        evaluation=labels[is_evaluation],
+        exclude_eval_m=run.config.propagate.exclude_eval_m,
+    )
+    table = pseudo_label_table(narrowed, city=city, donor_id=donor_id)
+    table.to_parquet(run.path(city, "pseudo_labels.parquet"))
+    rates = keep_rates(narrowed["lcz"].values, narrowed["kept"].values)
+    facts = {"counts": counts, "kept_of_class": {str(k): list(v) for k, v in rates.items()}}
+    write_json(run.path(city, "propagate.json"), facts)
+    return f"{counts['kept']} of {sum(n for _, n in rates.values())} cells kept"
+
+
+def _train(run: Run) -> str:
+    counts = fit_models(
+        run.config,
+        run.samples(),
+        run.data,
+        run.folder / "models",
+        n_threads=run.n_threads,
+        progress=run.progress,
+    )
+    return ", ".join(f"{name} on {n} samples" for name, n in counts.items())
+
+
+def _predict(run: Run) -> str:
+    for city in run.cities:
+        run.progress(f"predict: {city}")
+        maps = predict_maps(run.config, run.data(city), run.folder / "models")
+        store = write_product(maps, run.path(city, "lcz.zarr"), attrs=_manifest(run), overwrite=True)
+        _draw(run, city, {name: open_product(store, name) for name in maps})
+    return f"{len(run.cities)} maps"
+
+
+def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
+    panels = {
+        f"{MAP_TITLES[name]}, {abs(float(m.x[1] - m.x[0])):g} m": m for name, m in maps.items()
+    }
+    synthetic = _manifest(run)["synthetic"]
+    year = f" {run.table.year}" if run.table.year else ""
+    write_map_png(
+        panels,
+        run.path(city, "lcz.png"),
+        title=f"Local Climate Zones, {city}{year}" + (" (synthetic data)" if synthetic else ""),
+        note=f"{run.grids[city].crs}. Made with lczcube {__version__} from "
+        f"{', '.join(run.table.features)}; labels {', '.join(run.table.labels)}.",
+    )
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+    """What a map is made of: the root attributes of its store."""
+    names = [*run.table.features, *run.table.labels]
+    layers = [run.catalog.layer(name) for name in names]
+    return {
+        "lczcube_version": __version__,
+        "id": run.config.id,
+        "synthetic": int(any(layer.synthetic for layer in layers)),
+        "inputs": {
+            layer.name: {
+                "product": layer.product,
+                "license": layer.license,
+                "license_note": layer.license_note,
+                "ai_derived": layer.ai_derived,
+                "role": "features" if layer.name in run.table.features else "labels",
+                "items": _item_facts(run, layer.name),
+            }
+            for layer in layers
+        },
+        "settings": run.config.model_dump(mode="json", include={"run", "grid", "propagate", "xgb", "unet"}),
+    }
+
+
+def _item_facts(run: Run, name: str) -> dict[str, str | None]:
+    return {
+        item.id: next(iter(item.assets.values())).extra_fields.get("file:checksum")
+        for item in run.catalog.items(name)
+    }
+
+
+def _evaluate(run: Run) -> str:
+    result = cross_validate_models(
+        run.config,
+        run.samples(),
+        run.samples("pixels.parquet"),
+        run.data,
+        n_threads=run.n_threads,
+        progress=run.progress,
+    )
+    content = {"id": run.config.id, "synthetic": _manifest(run)["synthetic"], **result.to_dict()}
+    write_json(run.folder / "scores.json", content)
+    lines = [scores_table(list(result.scores.items()))]
+    for city, scores in result.per_city.items():
+        lines.append(f"\n{city}\n{scores_table(list(scores.items()))}")
+    lines += ["", *(comparison.statement for comparison in result.comparisons), *result.warnings]
+    text = "\n".join(lines) + "\n"
+    (run.folder / "scores.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _in_cities(*names: str) -> Callable[[Run], list[Path]]:
+    return lambda run: [run.path(city, name) for city in run.cities for name in names]
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "build-catalog",
+        lambda run: [run.config.model_dump(mode="json", include={"id", "inputs", "cities"}), run.input_stats()],
+        lambda run: [run.folder / "catalog" / "catalog.json"],
+        _build_catalog,
+    ),
+    Stage(
+        "cube",
+        lambda run: run.config.model_dump(mode="json", include={"grid", "cities"})
+        | {"features": run.table.features, "year": run.table.year},
+        _in_cities("cube.json"),
+        _describe_cubes,
+    ),
+    Stage(
+        "aggregate",
+        lambda run: {
+            "labels": run.table.labels,
+            "stats": run.table.stats,
+            "baselines": run.table.baselines,
+        },
+        _in_cities("features.zarr"),
+        _aggregate,
+    ),
+    Stage(
+        "propagate",
+        lambda run: [run.config.propagate.model_dump(mode="json"), run.table.split],
+        _in_cities("propagated.zarr", "pseudo_labels.parquet"),
+        _propagate,
+    ),
+    Stage(
+        "train",
+        lambda run: run.config.model_dump(mode="json", include={"xgb", "unet"})
+        | {
+            "models": run.table.models,
+            "seed": run.table.seed,
+            "pseudo_weight": run.table.pseudo_weight,
+        },
+        lambda run: [run.folder / "models" / name / "model.json" for name in run.table.models],
+        _train,
+    ),
+    Stage("predict", lambda run: {}, _in_cities("lcz.zarr", "lcz.png"), _predict),
+    Stage(
+        "evaluate",
+        lambda run: {"folds": run.table.folds, "repeats": run.table.repeats},
+        lambda run: [run.folder / "scores.json", run.folder / "scores.md"],
+        _evaluate,
+    ),
+)
+"""In order: each reads what those before it wrote."""

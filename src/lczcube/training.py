@@ -1,0 +1,360 @@
+"""From the data of cities to models and maps: what training and scoring have in common."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from lczcube.config import CityFile, RunTable
+from lczcube.crossval import Candidate, CrossValidation, cross_validate
+from lczcube.cube import image
+from lczcube.errors import LabelError
+from lczcube.grid import Grid
+from lczcube.labels import rasterize_labels
+from lczcube.labels.samples import join_samples
+from lczcube.lcz import NODATA
+from lczcube.models import (
+    Area,
+    UnetModel,
+    UnetParameters,
+    XgbModel,
+    XgbParameters,
+    context_px,
+    fit_forest,
+    fit_knn,
+    fit_unet,
+    fit_xgb,
+    predict_features,
+    predict_unet,
+)
+from lczcube.models.tabular import TabularModel
+from lczcube.runtime import Progress
+
+UNET_SEEDS = 1
+"""Seeds that the U-Net is cross-validated with: a fit costs a hundred times the others."""
+
+
+class OpenCube(Protocol):
+    """Opens a city's cube with a halo."""
+
+    def __call__(self, halo_px: int) -> xr.Dataset: ...
+
+
+@dataclass(frozen=True)
+class CityData:
+    """What the models take from one city.
+
+    Attributes
+    ----------
+    city : str
+        Its name.
+    grid : Grid
+        Its grid.
+    open_cube : OpenCube
+        Gives the lazy cube with a halo.
+    features : xarray.Dataset
+        Of :func:`lczcube.aggregate`, lazy.
+    labels : geopandas.GeoDataFrame
+        Label table in the grid's CRS.
+    pseudo_labels : geopandas.GeoDataFrame
+        Of :func:`lczcube.propagate.pseudo_label_table`.
+    """
+
+    city: str
+    grid: Grid
+    open_cube: OpenCube
+    features: xr.Dataset
+    labels: gpd.GeoDataFrame
+    pseudo_labels: gpd.GeoDataFrame
+
+
+def fit_models(
+    config: CityFile,
+    samples: Mapping[str, xr.Dataset],
+    data: Callable[[str], CityData],
+    folder: Path,
+    *,
+    n_threads: int,
+    progress: Progress,
+) -> dict[str, int]:
+    """Fit and save the models of a run on all labels that may train, and on pseudo-labels.
+
+    Returns
+    -------
+    dict
+        Training samples by model.
+    """
+    run = _run_table(config)
+    cities = sorted(config.cities)
+    counts = {}
+    if "xgb" in run.models:
+        progress("train: xgb")
+        parts = [training_rows(part, run) for part in samples.values()]
+        if run.pseudo_weight > 0:
+            parts += [
+                part
+                for part in (pseudo_samples(data(city), run.pseudo_weight) for city in cities)
+                if part is not None
+            ]
+        model = fit_xgb(
+            join_samples(parts), seed=run.seed, parameters=xgb_parameters(config), n_threads=n_threads
+        )
+        model.save(folder / "xgb")
+        counts["xgb"] = model.meta.n_train
+    if "unet" in run.models:
+        progress("train: unet")
+        unet = _fit_unet(config, [data(city) for city in cities], n_threads, seed=run.seed)
+        unet.save(folder / "unet")
+        counts["unet"] = unet.meta.n_train
+    return counts
+
+
+def predict_maps(config: CityFile, data: CityData, folder: Path) -> dict[str, xr.Dataset]:
+    """Lazy maps of a city by the saved models: ``cells`` by XGBoost, ``pixels`` by the U-Net."""
+    run = _run_table(config)
+    maps = {}
+    if "xgb" in run.models:
+        maps["cells"] = predict_features(XgbModel.load(folder / "xgb"), data.features)
+    if "unet" in run.models:
+        maps["pixels"] = _predict_unet(UnetModel.load(folder / "unet"), data)
+    return maps
+
+
+def cross_validate_models(
+    config: CityFile,
+    samples: Mapping[str, xr.Dataset],
+    pixels: Mapping[str, xr.Dataset],
+    data: Callable[[str], CityData],
+    *,
+    n_threads: int,
+    progress: Progress,
+) -> CrossValidation:
+    """Scores of the run's models and baselines on its split; fits them on labels alone.
+
+    Pseudo-labels take no part: they were made with the labels that a fold holds out.
+    """
+    run = _run_table(config)
+    joined = join_samples(list(samples.values()))
+    context = _Context(config, joined, n_threads)
+    candidates = [Candidate("xgb", context.tabular(_xgb(config, n_threads)))] if "xgb" in run.models else []
+    if "forest" in run.baselines:
+        candidates.append(Candidate("forest", context.tabular(fit_forest)))
+    if "knn" in run.baselines:
+        candidates.append(Candidate("knn", context.tabular(fit_knn)))
+    if "forest_pixels" in run.baselines:
+        bare = join_samples(list(pixels.values()))
+        candidates.append(
+            Candidate("forest_pixels", _Context(config, bare, n_threads).tabular(fit_forest))
+        )
+    if "unet" in run.models:
+        cities = [data(city) for city in samples]
+        candidates.append(Candidate("unet", context.unet(cities), UNET_SEEDS))
+    return cross_validate(
+        joined,
+        candidates,
+        {city: data(city).grid for city in samples},
+        method=run.split,
+        folds=run.folds,
+        seeds=range(run.seed, run.seed + run.repeats),
+        progress=progress,
+    )
+
+
+def training_rows(samples: xr.Dataset, run: RunTable) -> xr.Dataset:
+    """The samples that final models train on: all, or those marked training with a given split."""
+    if run.split != "given":
+        return samples
+    return samples.isel(sample=np.flatnonzero(samples["split"].values == "training"))
+
+
+def pseudo_samples(data: CityData, weight: float) -> xr.Dataset | None:
+    """Pseudo-labelled cells as samples of a weight; None where there are none."""
+    table = data.pseudo_labels
+    if table.empty:
+        return None
+    at = {
+        "cell_y": xr.DataArray(table["row"].to_numpy(), dims="sample"),
+        "cell_x": xr.DataArray(table["column"].to_numpy(), dims="sample"),
+    }
+    values = data.features[["features", "valid_fraction"]].drop_vars("feature").isel(at).compute()
+    n = len(table)
+    columns: dict[str, Any] = {
+        "patch_id": table["patch_id"].to_numpy(),
+        "city": np.full(n, data.city, dtype=object),
+        "group": table["patch_id"].to_numpy(),
+        "lcz": table["lcz"].to_numpy(np.uint8),
+        "split": np.full(n, "pseudo", dtype=object),
+        "weight": np.full(n, weight, dtype=np.float32),
+        "x": values["cell_x"].values,
+        "y": values["cell_y"].values,
+        "size_m": np.full(n, float(data.grid.stride_m)),
+        "valid_fraction": values["valid_fraction"].values,
+    }
+    dataset = {name: (("sample",), column) for name, column in columns.items()}
+    return xr.Dataset(
+        dataset | {"features": (("sample", "feature"), values["features"].values)},
+        coords={"feature": data.features["feature"].values.tolist()},
+        attrs={key: data.features.attrs[key] for key in ("products", "synthetic")}
+        | {"unit": "pseudo"},
+    )
+
+
+def xgb_parameters(config: CityFile) -> XgbParameters:
+    """Parameters of the ``[xgb]`` table."""
+    return XgbParameters(**config.xgb.model_dump())
+
+
+def unet_parameters(config: CityFile) -> UnetParameters:
+    """Parameters of the ``[unet]`` table."""
+    return UnetParameters(**config.unet.model_dump())
+
+
+Fit = Callable[..., TabularModel]
+
+
+@dataclass(frozen=True)
+class _Context:
+    config: CityFile
+    samples: xr.Dataset
+    n_threads: int
+
+    def tabular(self, fit: Fit) -> Callable[..., npt.NDArray[np.uint8]]:
+        def predict(
+            train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
+        ) -> npt.NDArray[np.uint8]:
+            model = fit(self.samples.isel(sample=train), seed=seed)
+            probability = model.probability(self.samples["features"].values[test])
+            return (probability.argmax(axis=1) + 1).astype(np.uint8)
+
+        return predict
+
+    def unet(self, cities: Sequence[CityData]) -> Callable[..., npt.NDArray[np.uint8]]:
+        def predict(
+            train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
+        ) -> npt.NDArray[np.uint8]:
+            groups = set(self.samples["group"].values[train].tolist())
+            model = _fit_unet(self.config, cities, self.n_threads, seed=seed, groups=groups)
+            predicted = np.full(len(test), NODATA, dtype=np.uint8)
+            owners = self.samples["city"].values[test]
+            for data in cities:
+                mine = np.flatnonzero(owners == data.city)
+                held_out = self.samples.isel(sample=test[mine])
+                predicted[mine] = _lcz_of_squares(_predict_unet(model, data), held_out, data.grid)
+            return predicted
+
+        return predict
+
+
+def _run_table(config: CityFile) -> RunTable:
+    if config.run is None:
+        raise LabelError(f"{config.id!r} has no [run] table; add one with features and labels.")
+    return config.run
+
+
+def _xgb(config: CityFile, n_threads: int) -> Fit:
+    def fit(samples: xr.Dataset, *, seed: int) -> TabularModel:
+        parameters = xgb_parameters(config)
+        return fit_xgb(samples, seed=seed, parameters=parameters, n_threads=n_threads)
+
+    return fit
+
+
+def _fit_unet(
+    config: CityFile,
+    cities: Sequence[CityData],
+    n_threads: int,
+    *,
+    seed: int,
+    groups: set[str] | None = None,
+) -> UnetModel:
+    """A U-Net on the labels of some groups; with all groups, on pseudo-labels too."""
+    run = _run_table(config)
+    parameters = unet_parameters(config)
+    weight = run.pseudo_weight if groups is None else 0.0
+    areas = [_area(data, run, context_px(parameters), groups, weight) for data in cities]
+    return fit_unet(
+        areas,
+        seed=seed,
+        parameters=parameters,
+        n_threads=n_threads,
+        bands=tuple(areas[0].image["band"].values.tolist()),
+        products=tuple(json.loads(areas[0].image.attrs["products"])),
+        synthetic=bool(areas[0].image.attrs["synthetic"]),
+    )
+
+
+def _area(
+    data: CityData, run: RunTable, halo_px: int, groups: set[str] | None, pseudo_weight: float
+) -> Area:
+    labels = data.labels
+    if groups is not None:
+        labels = labels[labels["group"].isin(groups)]
+    elif run.split == "given":
+        labels = labels[labels["split"] == "training"]
+    shape = data.grid.shape
+    lcz = np.zeros(shape, dtype=np.uint8)
+    if len(labels):
+        lcz = rasterize_labels(labels, data.grid)["lcz"].values
+    weight = (lcz != NODATA).astype(np.float32)
+    if pseudo_weight > 0:
+        _burn_pseudo_labels(lcz, weight, data, pseudo_weight)
+    return Area(
+        city=data.city,
+        image=image(data.open_cube(halo_px)),
+        lcz=lcz,
+        weight=weight,
+        halo_px=halo_px,
+    )
+
+
+def _burn_pseudo_labels(
+    lcz: npt.NDArray[np.uint8],
+    weight: npt.NDArray[np.float32],
+    data: CityData,
+    pseudo_weight: float,
+) -> None:
+    """Write pseudo-labels into the output pixels' own squares, where no label is."""
+    side = data.grid.stride_px
+    table = data.pseudo_labels
+    for row, column, code in zip(table["row"], table["column"], table["lcz"], strict=True):
+        square = (
+            slice(row * side, (row + 1) * side),
+            slice(column * side, (column + 1) * side),
+        )
+        free = lcz[square] == NODATA
+        lcz[square][free] = code
+        weight[square][free] = pseudo_weight
+
+
+def _predict_unet(model: UnetModel, data: CityData) -> xr.Dataset:
+    halo_px = model.context_px
+    return predict_unet(
+        model, image(data.open_cube(halo_px)), grid=data.grid, halo_px=halo_px
+    )
+
+
+def _lcz_of_squares(
+    maps: xr.Dataset, samples: xr.Dataset, grid: Grid
+) -> npt.NDArray[np.uint8]:
+    """The class of the highest mean probability over each sample's square."""
+    probability = maps["probability"].compute().values
+    valid = probability[0] <= 100
+    minx, _, _, maxy = grid.bbox
+    half = samples["size_m"].values / 2
+    left = np.rint((samples["x"].values - half - minx) / grid.pixel_m).astype(int)
+    top = np.rint((maxy - samples["y"].values - half) / grid.pixel_m).astype(int)
+    side = np.rint(2 * half / grid.pixel_m).astype(int)
+    lcz = np.full(samples.sizes["sample"], NODATA, dtype=np.uint8)
+    for i, (row, column, n) in enumerate(zip(top, left, side, strict=True)):
+        square = (slice(max(row, 0), row + n), slice(max(column, 0), column + n))
+        inside = valid[square]
+        if inside.any():
+            means = probability[:, square[0], square[1]][:, inside].mean(axis=1)
+            lcz[i] = means.argmax() + 1
+    return lcz
