@@ -106,7 +106,11 @@ def test_a_file_that_is_no_toml_names_the_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("pixel_m = 100", "pixl_m = 100", "unknown key 'pixl_m' in [grid] (did you mean 'pixel_m'?)"),
+        (
+            "pixel_m = 100",
+            "pixl_m = 100",
+            "unknown key 'pixl_m' in [grid] (did you mean 'pixel_m'?)",
+        ),
         ('id = "town"', 'id = "town"\nidd = 1', "unknown key 'idd' in the top level"),
         ("year = 2020", "colour = 1\nyear = 2020", "unknown key 'colour' in [[input]] 'image'"),
         ("bbox = [", "box = 1\nbbox = [", "unknown key 'box' in [city.town]"),
@@ -125,12 +129,12 @@ def test_an_unknown_key_lists_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_hides_no_key_that_it_should_have_been(tmp_path: Path) -> None:
-    message = refusal(tmp_path, CITY.replace("href = \"image.tif\"", 'hreff = "image.tif"'))
+    message = refusal(tmp_path, CITY.replace('href = "image.tif"', 'hreff = "image.tif"'))
     assert "did you mean 'href'?" in message
 
 
 def test_known_keys_are_those_of_the_toml_file(tmp_path: Path) -> None:
-    message = refusal(tmp_path, 'inputs = 1\n' + CITY)
+    message = refusal(tmp_path, "inputs = 1\n" + CITY)
     assert "city, grid, input," in message
 
 

@@ -6,7 +6,36 @@ Public names are imported when they are first used: ``import lczcube`` is light.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from lczcube.aggregate import aggregate, aggregate_patches
+    from lczcube.catalog import build_catalog, open_catalog
+    from lczcube.cube import decode, open_cube
+    from lczcube.evaluate import score
+    from lczcube.grid import Grid
+    from lczcube.labels import leakage_report, read_labels, split_labels
+    from lczcube.models import load_model
+    from lczcube.products import write_product
+    from lczcube.propagate import build_donors, propagate_labels
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Grid",
+    "aggregate",
+    "aggregate_patches",
+    "build_catalog",
+    "build_donors",
+    "decode",
+    "leakage_report",
+    "load_model",
+    "open_catalog",
+    "open_cube",
+    "propagate_labels",
+    "read_labels",
+    "score",
+    "split_labels",
+    "write_product",
+]
 
 _HOMES = {
     "Grid": "grid",
@@ -16,6 +45,7 @@ _HOMES = {
     "build_donors": "propagate",
     "decode": "cube",
     "leakage_report": "labels",
+    "load_model": "models",
     "open_catalog": "catalog",
     "open_cube": "cube",
     "propagate_labels": "propagate",
@@ -25,18 +55,6 @@ _HOMES = {
     "write_product": "products",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
-
-if TYPE_CHECKING:
-    from lczcube.aggregate import aggregate, aggregate_patches
-    from lczcube.catalog import build_catalog, open_catalog
-    from lczcube.cube import decode, open_cube
-    from lczcube.evaluate import score
-    from lczcube.grid import Grid
-    from lczcube.labels import leakage_report, read_labels, split_labels
-    from lczcube.products import write_product
-    from lczcube.propagate import build_donors, propagate_labels
-
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
@@ -45,4 +63,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return ["__version__", *__all__]

@@ -175,14 +175,11 @@ def _feature_names(layers: Sequence[_LayerCodes], stats: Sequence[str]) -> list[
 def _aggregate_blocks(
     layers: Sequence[_LayerCodes], grid: Grid, stats: tuple[str, ...], n_columns: int
 ) -> da.Array:
-    halo = grid.halo_px
+    blocks = [_with_overlap(layer.codes, grid.halo_px) for layer in layers]
     arguments: list[Any] = []
-    for i, layer in enumerate(layers):
-        codes = layer.codes
-        if halo:
-            codes = da.overlap.overlap(codes, depth={1: halo, 2: halo}, boundary="none")
-        arguments += [codes, (f"band{i}", "y", "x")]
-    side_y, side_x = (_output_chunks(codes.chunks[axis], halo, grid) for axis in (1, 2))
+    for i, block in enumerate(blocks):
+        arguments += [block, (f"band{i}", "y", "x")]
+    side_y, side_x = (_output_chunks(chunks, grid) for chunks in blocks[0].chunks[1:])
     return da.blockwise(
         _reduce_block,
         ("y", "x", "column"),
@@ -199,8 +196,15 @@ def _aggregate_blocks(
     )
 
 
-def _output_chunks(chunks: tuple[int, ...], halo: int, grid: Grid) -> tuple[int, ...]:
-    return tuple((n - 2 * halo) // grid.stride_px for n in chunks)
+def _with_overlap(codes: da.Array, halo: int) -> da.Array:
+    """Every chunk with a halo on all sides: the cube's own at the border, its neighbours' inside."""
+    if halo == 0:
+        return codes
+    return da.overlap.overlap(codes, depth={1: halo, 2: halo}, boundary="none")
+
+
+def _output_chunks(chunks: tuple[int, ...], grid: Grid) -> tuple[int, ...]:
+    return tuple((n - 2 * grid.halo_px) // grid.stride_px for n in chunks)
 
 
 def _reduce_block(

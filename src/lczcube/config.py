@@ -104,6 +104,8 @@ class RunTable(Table):
         Statistics of a window.
     pseudo_weight : float
         Weight of a pseudo-label beside a label in training; 0 trains on labels alone.
+    pseudo_per_class : int
+        Most pseudo-labels of a class and city that train a model on features.
     """
 
     features: Annotated[Names, Field(min_length=1)]
@@ -123,6 +125,7 @@ class RunTable(Table):
         tuple[Literal["mean", "std", "max"], ...], Field(min_length=1, strict=False)
     ] = ("mean", "std", "max")
     pseudo_weight: Annotated[float, Field(ge=0)] = 0.5
+    pseudo_per_class: Count = 500
 
 
 class XgbTable(Table):

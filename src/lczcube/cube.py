@@ -75,7 +75,7 @@ def open_cube(
     when = str(year) if year is not None else datetime
     halo = grid.halo_px if halo_px is None else halo_px
     layers = {name: _open_layer(catalog, grid, name, when, halo) for name in inputs}
-    cube = xr.merge(layers.values(), join="exact", combine_attrs="drop")
+    cube = xr.merge(layers.values(), join="exact", compat="equals", combine_attrs="override")
     return cube.assign_attrs({GRID_ATTR: grid.to_json(), HALO_ATTR: halo})
 
 

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from lczcube import __version__
 from lczcube.aggregate import aggregate, projected_peak_bytes
 from lczcube.catalog import build_catalog, open_catalog
-from lczcube.cube import grid_of
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import scores_table
 from lczcube.labels.samples import build_samples, join_samples, read_pixels, write_samples
@@ -320,6 +317,7 @@ STAGES: tuple[Stage, ...] = (
             "models": run.table.models,
             "seed": run.table.seed,
             "pseudo_weight": run.table.pseudo_weight,
+            "pseudo_per_class": run.table.pseudo_per_class,
         },
         lambda run: [run.folder / "models" / name / "model.json" for name in run.table.models],
         _train,

@@ -99,7 +99,7 @@ def fit_models(
         if run.pseudo_weight > 0:
             parts += [
                 part
-                for part in (pseudo_samples(data(city), run.pseudo_weight) for city in cities)
+                for part in (pseudo_samples(data(city), run) for city in cities)
                 if part is not None
             ]
         model = fit_xgb(
@@ -173,9 +173,13 @@ def training_rows(samples: xr.Dataset, run: RunTable) -> xr.Dataset:
     return samples.isel(sample=np.flatnonzero(samples["split"].values == "training"))
 
 
-def pseudo_samples(data: CityData, weight: float) -> xr.Dataset | None:
-    """Pseudo-labelled cells as samples of a weight; None where there are none."""
-    table = data.pseudo_labels
+def pseudo_samples(data: CityData, run: RunTable) -> xr.Dataset | None:
+    """Pseudo-labelled cells as samples; None where there are none.
+
+    Of windows that overlap (a stride under the cell) only those of one tiling are taken, and of
+    each class at most ``pseudo_per_class``, drawn by the seed: more would say the same again.
+    """
+    table = _drawn(_tiling(data.pseudo_labels, data.grid), run)
     if table.empty:
         return None
     at = {
@@ -190,7 +194,7 @@ def pseudo_samples(data: CityData, weight: float) -> xr.Dataset | None:
         "group": table["patch_id"].to_numpy(),
         "lcz": table["lcz"].to_numpy(np.uint8),
         "split": np.full(n, "pseudo", dtype=object),
-        "weight": np.full(n, weight, dtype=np.float32),
+        "weight": np.full(n, run.pseudo_weight, dtype=np.float32),
         "x": values["cell_x"].values,
         "y": values["cell_y"].values,
         "size_m": np.full(n, float(data.grid.stride_m)),
@@ -249,6 +253,17 @@ class _Context:
             return predicted
 
         return predict
+
+
+def _tiling(table: gpd.GeoDataFrame, grid: Grid) -> gpd.GeoDataFrame:
+    step = -(-grid.cell_px // grid.stride_px)
+    return table[(table["row"] % step == 0) & (table["column"] % step == 0)]
+
+
+def _drawn(table: gpd.GeoDataFrame, run: RunTable) -> gpd.GeoDataFrame:
+    order = table.sample(frac=1, random_state=run.seed).index
+    rank = table.loc[order].groupby("lcz").cumcount().reindex(table.index)
+    return table[rank < run.pseudo_per_class]
 
 
 def _run_table(config: CityFile) -> RunTable:

@@ -130,7 +130,7 @@ def _require_ours(target: Path, catalog_id: str, *, overwrite: bool) -> None:
         raise CatalogError(f"{target} holds files but no catalog; name a new folder.")
     try:
         held = pystac.Catalog.from_file(str(target / CATALOG_FILE)).id
-    except (pystac.STACError, ValueError, KeyError) as error:
+    except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError) as error:
         raise CatalogError(
             f"{target / CATALOG_FILE} is no STAC catalog; name a new folder."
         ) from error

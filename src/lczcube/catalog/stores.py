@@ -60,7 +60,7 @@ def _static(href: str) -> Store:
 
     try:
         root = pystac.Catalog.from_file(href)
-    except (pystac.STACError, ValueError, KeyError, OSError) as error:
+    except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, OSError) as error:
         raise CatalogError(
             f"{redact(href)} is no STAC catalog ({first_line(error)}); "
             "name a catalog.json, a folder of stac-geoparquet, or the URL of a STAC API."
@@ -142,8 +142,20 @@ class _ApiStore:
         return _asked(lambda: {c.id: c for c in self._client.get_collections()})
 
     def items(self, name: str, bbox: BBox | None, when: str | None) -> Iterable[pystac.Item]:
-        search = self._client.search(collections=[name], bbox=bbox, datetime=when)
-        return _asked(lambda: list(search.items()))
+        def search() -> list[pystac.Item]:
+            asked = self._client.search(
+                method=self._method, collections=[name], bbox=bbox, datetime=when
+            )
+            return list(asked.items())
+
+        return _asked(search)
+
+    @property
+    def _method(self) -> str:
+        """POST, unless the API only offers GET; pystac-client does not look, and warns."""
+        links = self._client.get_links("search")
+        offered = {link.extra_fields.get("method", "GET") for link in links}
+        return "GET" if offered == {"GET"} else "POST"
 
 
 def _asked(question: Callable[[], _T]) -> _T:
@@ -152,7 +164,7 @@ def _asked(question: Callable[[], _T]) -> _T:
 
     try:
         return question()
-    except (APIError, RequestException) as error:
+    except (APIError, NotImplementedError, RequestException) as error:
         raise CatalogError(
             f"the STAC API failed ({first_line(error)}); try again, or bring the data home."
         ) from error

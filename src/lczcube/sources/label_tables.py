@@ -105,9 +105,11 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
     SourceError
         If ids repeat, or a weight is not a number of 0 or more.
     """
+    import shapely
+
     crs = crs_name_of(rows.frame)
     table, n_without = _table(entry, file, rows.frame, crs)
-    hull = table.geometry.union_all().convex_hull
+    hull = shapely.convex_hull(shapely.geometrycollections(table.geometry.to_numpy()))
     properties = {
         **crs_fields(crs),
         "proj:bbox": [float(v) for v in table.total_bounds],

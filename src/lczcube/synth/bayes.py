@@ -62,7 +62,9 @@ def pure_cells(model: EmbeddingModel, zone_map: ZoneMap, city: int, grid: Grid) 
     )
 
 
-def observe(latent: _Float, means: _Float, share: _Float, variance: _Float) -> npt.NDArray[np.uint8]:
+def observe(
+    latent: _Float, means: _Float, share: _Float, variance: _Float
+) -> npt.NDArray[np.uint8]:
     """Class, 1-17, that the ideal observer gives each latent vector.
 
     Parameters
@@ -79,7 +81,7 @@ def observe(latent: _Float, means: _Float, share: _Float, variance: _Float) -> n
     present = np.flatnonzero(share)
     scaled, centres = latent / np.sqrt(variance), means[present] / np.sqrt(variance)
     posterior = scaled @ centres.T - (centres**2).sum(axis=1) / 2 + np.log(share[present])
-    return (present[posterior.argmax(axis=1)] + 1).astype(np.uint8)
+    return np.asarray(present[posterior.argmax(axis=1)] + 1, dtype=np.uint8)
 
 
 def expected_accuracy(
@@ -97,9 +99,15 @@ def class_share(codes: npt.NDArray[np.uint8]) -> _Float:
     return counts / counts.sum() if counts.sum() else np.full(lcz.N_CLASSES, 1 / lcz.N_CLASSES)
 
 
-def cell_variance(model: EmbeddingModel) -> _Float:
-    """Within-class variance of the mean latent vector of a cell, float64 ``(24,)``."""
+def cell_variance(model: EmbeddingModel, *, weigh_blocks: bool = False) -> _Float:
+    """Within-class variance of the mean latent vector of a cell, float64 ``(24,)``.
+
+    ``weigh_blocks`` is for an observer who sees the blocks one by one, and weighs them equally
+    though a cell's border cuts some.
+    """
     side = cell_block_shares()
+    if weigh_blocks:
+        side = np.full_like(side, 1 / side.size)
     return np.asarray(model.variation**2 * np.sum(np.outer(side, side) ** 2))
 
 

@@ -6,12 +6,13 @@ are squares of 160 m on a lattice half a block off that of the cells, and indepe
 other: being near a label tells nothing beyond the class.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from lczcube import lcz as zones
+from lczcube import lcz
+from lczcube.errors import ConfigError
 from lczcube.synth.zones import Window, ZoneMap
 
 N_BANDS = 64
@@ -19,10 +20,15 @@ N_LATENT = 24
 BLOCK_PX = 16
 BLOCK_OFFSET_PX = 8
 NODATA_CODE = -128
+TWINS = ((2, 3),)
 
 _BLOCKS_PER_SQUARE = 8
 _SQUARE_PX = BLOCK_PX * _BLOCKS_PER_SQUARE
 _VARIATION, _NOISE = 0, 1
+_N_SIGNATURE = 8
+_N_NUISANCE = 3
+_DISTANCE_POWER = 0.6
+_WATER = 16
 
 _Float = npt.NDArray[np.float64]
 _Float32 = npt.NDArray[np.float32]
@@ -32,33 +38,52 @@ _Float32 = npt.NDArray[np.float32]
 class Difficulty:
     """How hard the classes are to tell apart. Lengths are shares of the common mean direction.
 
+    The defaults are calibrated by ``benchmarks/synth_difficulty.py``.
+
     Parameters
     ----------
     signature : float
-        Distance scale of the classes: two classes that share nothing are ``sqrt(2)`` of it apart,
-        similar ones (Bechtel et al. 2020) less.
-    city_shift : float
-        Standard deviation, per latent dimension, of what a city adds to all its classes.
-    class_shift : float
-        The same, of what a city adds to one class alone.
+        Distance of two classes that share nothing; similar ones (Bechtel et al. 2020) are closer.
+    twin : float
+        Distance of LCZ 2 and 3, which are nearly one class: the part of the
+        error that no amount of labels removes.
     variation : float
-        Standard deviation of a block within its class, per latent dimension.
+        Standard deviation of a block within its class, in each of the 8 dimensions of the
+        signatures; half of it in the 13 dimensions that tell nothing.
     nuisance : float
-        Factor on ``variation`` in ``n_nuisance`` dimensions: it misleads distances, not a
-        classifier that weighs its dimensions.
-    n_nuisance : int
-        0-24.
+        The other 3 dimensions tell nothing and vary this many times as much: they mislead
+        distances, not a classifier that weighs its dimensions.
+    city_shift : float
+        Standard deviation of what a city adds to all its classes, in the dimensions of the
+        signatures; in the others in proportion to ``variation``.
+    city_bend : float
+        Size of the random linear map that a city adds to the signatures, 0 for none: similar
+        classes are shifted alike.
     pixel_noise : float
         Standard deviation of a pixel, per band.
+
+    Raises
+    ------
+    ConfigError
+        If a value is negative, or ``variation`` or ``nuisance`` is zero.
     """
 
-    signature: float = 0.30
-    city_shift: float = 0.03
-    class_shift: float = 0.03
-    variation: float = 0.10
-    nuisance: float = 3.0
-    n_nuisance: int = 4
+    signature: float = 0.8
+    twin: float = 0.0125
+    variation: float = 0.03
+    nuisance: float = 8.0
+    city_shift: float = 0.025
+    city_bend: float = 0.3
     pixel_noise: float = 0.03
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = "above 0" if name in ("variation", "nuisance") else "0 or more"
+            if not value >= 0 or (value == 0 and least == "above 0"):
+                raise ConfigError(
+                    f"difficulty {name} = {value}: it is {least}; the default is "
+                    f"{getattr(Difficulty, name)}."
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,17 +160,18 @@ def embedding_model(difficulty: Difficulty, *, n_cities: int, seed: int) -> Embe
     """Draw the signatures of a world. Distances between them do not depend on the seed."""
     rng = np.random.default_rng([seed, n_cities])
     frame, _ = np.linalg.qr(rng.standard_normal((N_BANDS, N_LATENT + 1)))
-    latent, _ = np.linalg.qr(rng.standard_normal((N_LATENT, zones.N_CLASSES)))
-    signatures = difficulty.signature * _similar_vectors() @ latent.T
-    city = rng.standard_normal((n_cities, 1, N_LATENT)) * difficulty.city_shift
-    each = rng.standard_normal((n_cities, zones.N_CLASSES, N_LATENT)) * difficulty.class_shift
-    variation = np.full(N_LATENT, difficulty.variation)
-    variation[: difficulty.n_nuisance] *= difficulty.nuisance
+    turn, _ = np.linalg.qr(rng.standard_normal((_N_SIGNATURE, _N_SIGNATURE)))
+    signatures = _signatures(difficulty) @ turn
+    spread = _spread(difficulty)
+    shift = rng.standard_normal((n_cities, 1, N_LATENT)) * difficulty.city_shift * spread
+    bend = rng.standard_normal((n_cities, _N_SIGNATURE, N_LATENT)) / np.sqrt(_N_SIGNATURE)
+    bend *= difficulty.city_bend * np.minimum(spread, 1)
+    means = np.pad(signatures, ((0, 0), (0, N_LATENT - _N_SIGNATURE)))
     return EmbeddingModel(
         direction=frame[:, 0],
         basis=frame[:, 1:].T,
-        means=signatures + city + each,
-        variation=variation,
+        means=means + shift + signatures @ bend,
+        variation=difficulty.variation * spread,
         pixel_noise=difficulty.pixel_noise,
         seed=seed,
     )
@@ -164,12 +190,32 @@ def blocks_of(window: Window) -> Window:
     return Window(*start, *stop)
 
 
-def _similar_vectors() -> _Float:
-    """Unit vectors, ``(17, 17)``, closer the more similar their classes."""
-    kernel = np.exp((zones.similarity() - 1) / 0.6)
-    values, vectors = np.linalg.eigh(kernel)
-    rows = vectors * np.sqrt(np.clip(values, 0, None))
-    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+def _signatures(difficulty: Difficulty) -> _Float:
+    """Places of the 17 classes, ``(17, 8)``: classical scaling of (1 - similarity)^0.6.
+
+    Water counts as half as similar to the others: for heat it is much like bare soil, from space
+    it is not.
+    """
+    similar = lcz.similarity()
+    similar[_WATER, :_WATER] = similar[:_WATER, _WATER] = similar[_WATER, :_WATER] / 2
+    squared = (1 - similar) ** (2 * _DISTANCE_POWER)
+    centring = np.eye(lcz.N_CLASSES) - 1 / lcz.N_CLASSES
+    values, vectors = np.linalg.eigh(-centring @ squared @ centring / 2)
+    values, vectors = values[::-1][:_N_SIGNATURE], vectors[:, ::-1][:, :_N_SIGNATURE]
+    places = difficulty.signature * vectors * np.sqrt(np.clip(values, 0, None))
+    for a, b in np.array(TWINS) - 1:
+        middle, apart = (places[a] + places[b]) / 2, places[a] - places[b]
+        offset = apart / np.linalg.norm(apart) * difficulty.twin / 2
+        places[a], places[b] = middle + offset, middle - offset
+    return np.asarray(places)
+
+
+def _spread(difficulty: Difficulty) -> _Float:
+    """Standard deviation of each latent dimension, in units of the signatures' dimensions."""
+    spread = np.full(N_LATENT, 0.5)
+    spread[:_N_SIGNATURE] = 1
+    spread[_N_SIGNATURE : _N_SIGNATURE + _N_NUISANCE] = difficulty.nuisance
+    return spread
 
 
 def _squares(window: Window, side: int) -> list[tuple[Window, Window]]:

@@ -119,7 +119,11 @@ class _Legal:
 
     @classmethod
     def around(
-        cls, zone_map: ZoneMap, zone: int, low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
+        cls,
+        zone_map: ZoneMap,
+        zone: int,
+        low: npt.NDArray[np.float64],
+        high: npt.NDArray[np.float64],
     ) -> "_Legal":
         """For squares whose south-west corners lie between two points."""
         (x0, y0), (x1, y1) = (_first_px(corner) for corner in (low, high))
@@ -160,9 +164,7 @@ def _square_mean(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     return np.asarray(count / n**2)
 
 
-def _touches(
-    box: BBox, boxes: list[BBox]
-) -> bool:
+def _touches(box: BBox, boxes: list[BBox]) -> bool:
     west, south, east, north = box
     return any(west < b[2] and b[0] < east and south < b[3] and b[1] < north for b in boxes)
 

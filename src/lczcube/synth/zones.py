@@ -124,9 +124,7 @@ class ZoneMap:
         """Class of each pixel, 0 where nothing was seen; rows from south to north."""
         return np.where(self.seen(window), self.classes(window), 0).astype(np.uint8)
 
-    def _sides(
-        self, window: Window
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    def _sides(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         x = (np.arange(window.x0, window.x1) + 0.5 - self.window.x0) / self.side_px
         y = (np.arange(window.y0, window.y1) + 0.5 - self.window.y0) / self.side_px
         return x.astype(np.float32)[None, :], y.astype(np.float32)[:, None]
