@@ -132,7 +132,9 @@ def predicted_map(model: UnetModel, image: xr.DataArray) -> npt.NDArray[np.uint8
 def scores(truth: npt.NDArray[np.uint8], predicted: npt.NDArray[np.int64]) -> list[float]:
     return [
         float((truth == predicted).mean()),
-        float(f1_score(truth, predicted, average="macro", labels=np.unique(truth), zero_division=0)),
+        float(
+            f1_score(truth, predicted, average="macro", labels=np.unique(truth), zero_division=0)
+        ),
         float(cohen_kappa_score(truth, predicted)),
     ]
 

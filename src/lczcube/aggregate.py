@@ -137,7 +137,7 @@ def projected_peak_bytes(cube: xr.Dataset) -> int:
     """
     side_px = grid_of(cube).chunk_px + 2 * halo_of(cube)
     codes = sum(layer.codes.shape[0] * layer.codes.dtype.itemsize for layer in _layers(cube))
-    return side_px**2 * (2 * codes + 7 * 8)
+    return int(side_px**2 * (2 * codes + 7 * 8))
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,7 @@ def _layers(cube: xr.Dataset) -> list[_LayerCodes]:
         bands = tuple(str(b) for b in codes[f"{name}_band"].values)
         data = da.asarray(codes.data)
         layers.append(
-            _LayerCodes(
-                name, bands, data.rechunk({0: -1}), Coding.from_attrs(cube[name].attrs)
-            )
+            _LayerCodes(name, bands, data.rechunk({0: -1}), Coding.from_attrs(cube[name].attrs))
         )
     return layers
 
@@ -197,7 +195,7 @@ def _aggregate_blocks(
 
 
 def _with_overlap(codes: da.Array, halo: int) -> da.Array:
-    """Every chunk with a halo on all sides: the cube's own at the border, its neighbours' inside."""
+    """Every chunk with a halo on all sides: the cube's own at the border, else its neighbours'."""
     if halo == 0:
         return codes
     return da.overlap.overlap(codes, depth={1: halo, 2: halo}, boundary="none")
@@ -224,7 +222,8 @@ def _reduce_block(
     valid = np.logical_and.reduce(valid_layers)
     columns.append(_window_sum(valid.astype(np.float64), window, stride) / window**2)
     own = valid[_own_square(window, stride)]
-    columns.append(_window_sum(own.astype(np.float64), stride, stride) / stride**2 >= COVERED_SHARE)
+    covered = _window_sum(own.astype(np.float64), stride, stride) / stride**2 >= COVERED_SHARE
+    columns.append(covered.astype(np.float64))
     return np.stack(columns, axis=-1).astype(np.float32)
 
 
@@ -279,9 +278,7 @@ def _reduce_along(values: Float64, window: int, stride: int, ufunc: np.ufunc) ->
     return reduced
 
 
-def _cells_dataset(
-    packed: da.Array, names: list[str], cube: xr.Dataset, grid: Grid
-) -> xr.Dataset:
+def _cells_dataset(packed: da.Array, names: list[str], cube: xr.Dataset, grid: Grid) -> xr.Dataset:
     geobox = grid.output_geobox
     y, x = (geobox.coordinates[dim].values for dim in ("y", "x"))
     dims = ("cell_y", "cell_x")
@@ -303,7 +300,7 @@ def _patch_size_px(patches: gpd.GeoDataFrame, grid: Grid) -> int:
             f"patches have sizes {', '.join(f'{s:g}' for s in sizes[:5])} m on pixels of "
             f"{grid.pixel_m:g} m; patches of one call have one size of whole pixels."
         )
-    return int(round(sizes[0] / grid.pixel_m))
+    return round(float(sizes[0]) / grid.pixel_m)
 
 
 def _corners_on(grid: Grid, patches: gpd.GeoDataFrame) -> tuple[Float64, Float64]:
@@ -331,7 +328,7 @@ def _snap(
 
 
 def _nearest_edge(position_px: Float64) -> npt.NDArray[np.int64]:
-    """Nearest integer; halves go down, which is left and up. Noise under 1e-6 px is no tie-break."""
+    """Nearest integer; halves go down: left and up. Noise under 1e-6 px breaks no tie."""
     return np.ceil(np.round(position_px, 6) - 0.5).astype(np.int64)
 
 

@@ -62,9 +62,7 @@ def run_all(config: Path, folder: Path, /, *, options: Options | None = None) ->
 
 
 @app.command(name="build-catalog")
-def build(
-    config: Path, out: Path, /, *, overwrite: bool = False, strict: bool = False
-) -> int:
+def build(config: Path, out: Path, /, *, overwrite: bool = False, strict: bool = False) -> int:
     """Register the inputs of a TOML file as a static STAC catalog and stac-geoparquet.
 
     Parameters
@@ -114,9 +112,7 @@ def describe(folder: Path, /, *, config: Path | None = None) -> None:
 
 
 @app.command
-def synth(
-    out: Path, /, *, cities: int = 2, km: float | None = None, seed: int = 7
-) -> None:
+def synth(out: Path, /, *, cities: int = 2, km: float | None = None, seed: int = 7) -> None:
     """Write a small synthetic world: inputs, labels, the true map, and its world.toml.
 
     Parameters
@@ -199,9 +195,7 @@ def _refuse(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _stages(
-    names: list[str] | None, folder: Path, config: Path | None, options: Options
-) -> None:
+def _stages(names: list[str] | None, folder: Path, config: Path | None, options: Options) -> None:
     if options.verbose:
         import logging
 

@@ -228,9 +228,7 @@ def layer_geobox(catalog: Catalog, name: str, *, bbox: BBox) -> GeoBox:
     return GeoBox(wh_(columns, rows), Affine(*properties["proj:transform"][:6]), CRS(crs))
 
 
-def _open_layer(
-    catalog: Catalog, grid: Grid, name: str, when: str | None, halo: int
-) -> xr.Dataset:
+def _open_layer(catalog: Catalog, grid: Grid, name: str, when: str | None, halo: int) -> xr.Dataset:
     layer = catalog.layer(name)
     geobox = grid.read_geobox(halo)
     bbox = project_bbox(tuple(geobox.boundingbox.bbox), grid.crs, "EPSG:4326")
@@ -249,7 +247,9 @@ def _open_layer(
         resampling=layer.resampling,
         stac_cfg={name: _load_settings(bands, dtype)},
     )
-    variable = loaded[ASSET] if "band" in loaded[ASSET].dims else loaded[ASSET].expand_dims("band", 1)
+    variable = (
+        loaded[ASSET] if "band" in loaded[ASSET].dims else loaded[ASSET].expand_dims("band", 1)
+    )
     variable = variable.rename(band=f"{name}_band").assign_coords(
         {f"{name}_band": [band["name"] for band in bands]}
     )
@@ -353,8 +353,10 @@ def _decode_variable(variable: xr.DataArray) -> xr.DataArray:
     coding = Coding.from_attrs(variable.attrs)
     squeezed = f"{variable.name}_band" not in variable.dims
     codes = variable.data[..., None, :, :] if squeezed else variable.data
-    values = codes.map_blocks(coding.decode, dtype=np.float32) if hasattr(codes, "dask") else (
-        coding.decode(codes)
+    values = (
+        codes.map_blocks(coding.decode, dtype=np.float32)
+        if hasattr(codes, "dask")
+        else (coding.decode(codes))
     )
     values = values[..., 0, :, :] if squeezed else values
     kept = {k: v for k, v in variable.attrs.items() if k not in ("nodata", "scale", "offset")}

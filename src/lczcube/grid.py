@@ -86,7 +86,9 @@ class Grid:
     def _require_whole_bounds(self) -> None:
         x0, y0, x1, y1 = self.cells
         if x1 <= x0 or y1 <= y0:
-            raise GridError(f"grid bounds {self.cells} in cells are empty; stop must be past start.")
+            raise GridError(
+                f"grid bounds {self.cells} in cells are empty; stop must be past start."
+            )
         step = self.step_cells
         if any(v % step for v in self.cells):
             grown = _grow(self.cells, step)
@@ -214,9 +216,7 @@ class Grid:
     def bbox(self) -> BBox:
         """``(minx, miny, maxx, maxy)`` in the grid's CRS, m."""
         cell_um = _um(self.cell_m)
-        edges_um = [
-            self.anchor_um[i % 2] + index * cell_um for i, index in enumerate(self.cells)
-        ]
+        edges_um = [self.anchor_um[i % 2] + index * cell_um for i, index in enumerate(self.cells)]
         minx, miny, maxx, maxy = (um / UM for um in edges_um)
         return minx, miny, maxx, maxy
 
@@ -306,9 +306,7 @@ class Grid:
         """The grid of :meth:`to_dict`."""
         x0, y0, x1, y1 = values["cells"]
         anchor_x, anchor_y = values["anchor_um"]
-        return cls(
-            **(values | {"cells": (x0, y0, x1, y1), "anchor_um": (anchor_x, anchor_y)})
-        )
+        return cls(**(values | {"cells": (x0, y0, x1, y1), "anchor_um": (anchor_x, anchor_y)}))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -370,7 +368,9 @@ def _canonical_crs(crs: str) -> str:
     try:
         parsed = CRS(crs)
     except (CRSError, ValueError) as error:
-        raise GridError(f"crs {crs!r} is unknown to PROJ; use a code such as EPSG:32632.") from error
+        raise GridError(
+            f"crs {crs!r} is unknown to PROJ; use a code such as EPSG:32632."
+        ) from error
     units = {axis.unit_name for axis in parsed.proj.axis_info}
     if not parsed.projected or units != {"metre"}:
         raise GridError(
@@ -383,7 +383,9 @@ def _canonical_crs(crs: str) -> str:
 
 def _canonical_length(name: str, metres: float) -> float:
     if not metres > 0 or abs(metres * UM - round(metres * UM)) > 0.01:
-        raise GridError(f"{name} = {metres}: a length is positive and a whole number of micrometres.")
+        raise GridError(
+            f"{name} = {metres}: a length is positive and a whole number of micrometres."
+        )
     exact = round(metres * UM) / UM
     return int(exact) if exact == int(exact) else exact
 

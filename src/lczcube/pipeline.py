@@ -12,7 +12,7 @@ from typing import Any
 
 from lczcube import __version__
 from lczcube.aggregate import aggregate
-from lczcube.cube import coded_layers
+from lczcube.cube import coded_layers, grid_of
 from lczcube.errors import StageError
 from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
@@ -146,5 +146,3 @@ def _folder_digest(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     parts = [f"{path.relative_to(folder)} {_digest(path.read_bytes())}" for path in files]
     return _digest("\n".join(parts).encode())
-
-

@@ -49,7 +49,7 @@ def quantise(
     (6, 60, 40)
     """
     _require_classes(probability.shape)
-    known = ~np.isnan(probability).any(axis=-1)
+    known = np.asarray(~np.isnan(probability).any(axis=-1))
     clean = np.where(known[..., None], probability, np.float32(0))
     best = clean.max(axis=-1, keepdims=True)
     index = np.argmax(clean >= best - np.float32(TIE), axis=-1)

@@ -110,7 +110,8 @@ def open_product(store: str | Path, group: str) -> xr.Dataset:
         If the store or the group is not there.
     """
     try:
-        return xr.open_zarr(store, group=group)
+        dataset: xr.Dataset = xr.open_zarr(store, group=group)
+        return dataset
     except (FileNotFoundError, KeyError) as error:
         raise StoreError(f"{store}: no group {group!r}; it may not be written yet.") from error
 
@@ -226,9 +227,12 @@ def _coordinates(geobox: GeoBox) -> dict[str, Any]:
         for dim in ("y", "x")
     }
     transform = " ".join(repr(float(v)) for v in geobox.affine.to_gdal())
-    spatial_ref = geobox.crs.proj.to_cf() | {"GeoTransform": transform}
+    crs = geobox.crs
+    if crs is None:
+        raise StoreError("the grid has no CRS; a product needs one.")
+    spatial_ref = crs.proj.to_cf() | {"GeoTransform": transform}
     spatial_ref["spatial_ref"] = spatial_ref["crs_wkt"]
-    return {**axes, "spatial_ref": ((), np.int32(geobox.crs.to_epsg() or 0), spatial_ref)}
+    return {**axes, "spatial_ref": ((), np.int32(crs.to_epsg() or 0), spatial_ref)}
 
 
 def _shards(dataset: xr.Dataset, side_px: int) -> dict[str, int]:
@@ -325,8 +329,8 @@ def _draw_legend(figure: Any, present: Sequence[zones.Zone]) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor=f"#{z.wudapt}", edgecolor="#666666", linewidth=0.4, label=f"{z.letter}  {z.name}")
-        for z in present
+        Patch(facecolor=f"#{z.wudapt}", edgecolor="#666666", linewidth=0.4, label=label)
+        for z, label in ((z, f"{z.letter}  {z.name}") for z in present)
     ]
     if handles:
         figure.legend(

@@ -273,7 +273,7 @@ def pseudo_label_table(
     )
 
 
-def keep_rates(lcz: Sequence[int], kept: Sequence[bool]) -> dict[int, tuple[int, int]]:
+def keep_rates(lcz: npt.ArrayLike, kept: npt.ArrayLike) -> dict[int, tuple[int, int]]:
     """Kept and all propagated cells per class: ``{code: (kept, all)}``, classes present only."""
     codes = np.asarray(lcz).ravel()
     keep = np.asarray(kept).ravel()
@@ -346,7 +346,8 @@ def _votes(distance: Float64, lcz: npt.NDArray[np.uint8]) -> Float64:
     votes = np.zeros((len(lcz), N_CLASSES))
     for neighbour in range(lcz.shape[1]):
         votes[np.arange(len(lcz)), lcz[:, neighbour].astype(np.int64) - 1] += weight[:, neighbour]
-    return votes / votes.sum(axis=1, keepdims=True)
+    shares: Float64 = votes / votes.sum(axis=1, keepdims=True)
+    return shares
 
 
 def _votes_dataset(

@@ -178,7 +178,9 @@ def city_grid(config: CityFile, catalog: Catalog, city: str) -> Grid:
     """
     table = config.cities[city]
     settings = config.grid
-    anchor = None if settings.anchor is None else layer_geobox(catalog, settings.anchor, bbox=table.bbox)
+    anchor = (
+        None if settings.anchor is None else layer_geobox(catalog, settings.anchor, bbox=table.bbox)
+    )
     return Grid.from_bbox(
         table.bbox,
         crs=table.crs,

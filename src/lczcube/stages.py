@@ -28,6 +28,8 @@ from lczcube.training import cross_validate_models, fit_models, predict_maps, tr
 
 EVALUATION_SPLITS = ("validation", "testing")
 
+SETTINGS = {"run", "grid", "propagate", "xgb", "unet"}
+
 MAP_TITLES = {"cells": "XGBoost on windows", "pixels": "U-Net on pixels"}
 
 
@@ -143,7 +145,8 @@ def _propagate(run: Run) -> str:
     lines = []
     for city in run.cities:
         run.progress(f"propagate: {city}")
-        donors = build_donors(join_samples([samples[name] for name in _donor_cities(run, city, samples)]))
+        givers = [samples[name] for name in _donor_cities(run, city, samples)]
+        donors = build_donors(join_samples(givers))
         table = run.config.propagate
         cells = open_features(run.path(city, "features.zarr"))
         voted = propagate_labels(donors, cells, k=table.k, min_confidence=table.min_confidence)
@@ -206,7 +209,8 @@ def _predict(run: Run) -> str:
     for city in run.cities:
         run.progress(f"predict: {city}")
         maps = predict_maps(run.config, run.data(city), run.folder / "models")
-        store = write_product(maps, run.path(city, "lcz.zarr"), attrs=_manifest(run), overwrite=True)
+        store = run.path(city, "lcz.zarr")
+        write_product(maps, store, attrs=_manifest(run), overwrite=True)
         _draw(run, city, {name: open_product(store, name) for name in maps})
     return f"{len(run.cities)} maps"
 
@@ -245,7 +249,7 @@ def _manifest(run: Run) -> dict[str, Any]:
             }
             for layer in layers
         },
-        "settings": run.config.model_dump(mode="json", include={"run", "grid", "propagate", "xgb", "unet"}),
+        "settings": run.config.model_dump(mode="json", include=SETTINGS),
     }
 
 
@@ -283,14 +287,19 @@ def _in_cities(*names: str) -> Callable[[Run], list[Path]]:
 STAGES: tuple[Stage, ...] = (
     Stage(
         "build-catalog",
-        lambda run: [run.config.model_dump(mode="json", include={"id", "inputs", "cities"}), run.input_stats()],
+        lambda run: [
+            run.config.model_dump(mode="json", include={"id", "inputs", "cities"}),
+            run.input_stats(),
+        ],
         lambda run: [run.folder / "catalog" / "catalog.json"],
         _build_catalog,
     ),
     Stage(
         "cube",
-        lambda run: run.config.model_dump(mode="json", include={"grid", "cities"})
-        | {"features": run.table.features, "year": run.table.year},
+        lambda run: (
+            run.config.model_dump(mode="json", include={"grid", "cities"})
+            | {"features": run.table.features, "year": run.table.year}
+        ),
         _in_cities("cube.json"),
         _describe_cubes,
     ),
@@ -312,17 +321,19 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "train",
-        lambda run: run.config.model_dump(mode="json", include={"xgb", "unet"})
-        | {
-            "models": run.table.models,
-            "seed": run.table.seed,
-            "pseudo_weight": run.table.pseudo_weight,
-            "pseudo_per_class": run.table.pseudo_per_class,
-        },
+        lambda run: (
+            run.config.model_dump(mode="json", include={"xgb", "unet"})
+            | {
+                "models": run.table.models,
+                "seed": run.table.seed,
+                "pseudo_weight": run.table.pseudo_weight,
+                "pseudo_per_class": run.table.pseudo_per_class,
+            }
+        ),
         lambda run: [run.folder / "models" / name / "model.json" for name in run.table.models],
         _train,
     ),
-    Stage("predict", lambda run: {}, _in_cities("lcz.zarr", "lcz.png"), _predict),
+    Stage("predict", lambda _: {}, _in_cities("lcz.zarr", "lcz.png"), _predict),
     Stage(
         "evaluate",
         lambda run: {"folds": run.table.folds, "repeats": run.table.repeats},

@@ -43,7 +43,8 @@ UNET_SEEDS = 1
 class OpenCube(Protocol):
     """Opens a city's cube with a halo."""
 
-    def __call__(self, halo_px: int) -> xr.Dataset: ...
+    def __call__(self, halo_px: int) -> xr.Dataset:
+        """The cube of the run's inputs."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ def fit_models(
                 for part in (pseudo_samples(data(city), run) for city in cities)
                 if part is not None
             ]
-        model = fit_xgb(
-            join_samples(parts), seed=run.seed, parameters=xgb_parameters(config), n_threads=n_threads
-        )
+        model = _xgb(config, n_threads)(join_samples(parts), seed=run.seed)
         model.save(folder / "xgb")
         counts["xgb"] = model.meta.n_train
     if "unet" in run.models:
@@ -142,7 +141,9 @@ def cross_validate_models(
     run = _run_table(config)
     joined = join_samples(list(samples.values()))
     context = _Context(config, joined, n_threads)
-    candidates = [Candidate("xgb", context.tabular(_xgb(config, n_threads)))] if "xgb" in run.models else []
+    candidates = (
+        [Candidate("xgb", context.tabular(_xgb(config, n_threads)))] if "xgb" in run.models else []
+    )
     if "forest" in run.baselines:
         candidates.append(Candidate("forest", context.tabular(fit_forest)))
     if "knn" in run.baselines:
@@ -234,7 +235,8 @@ class _Context:
         ) -> npt.NDArray[np.uint8]:
             model = fit(self.samples.isel(sample=train), seed=seed)
             probability = model.probability(self.samples["features"].values[test])
-            return (probability.argmax(axis=1) + 1).astype(np.uint8)
+            lcz: npt.NDArray[np.uint8] = (probability.argmax(axis=1) + 1).astype(np.uint8)
+            return lcz
 
         return predict
 
@@ -272,8 +274,8 @@ def _run_table(config: CityFile) -> RunTable:
     return config.run
 
 
-def _xgb(config: CityFile, n_threads: int) -> Fit:
-    def fit(samples: xr.Dataset, *, seed: int) -> TabularModel:
+def _xgb(config: CityFile, n_threads: int) -> Callable[..., XgbModel]:
+    def fit(samples: xr.Dataset, *, seed: int) -> XgbModel:
         parameters = xgb_parameters(config)
         return fit_xgb(samples, seed=seed, parameters=parameters, n_threads=n_threads)
 
@@ -349,14 +351,10 @@ def _burn_pseudo_labels(
 
 def _predict_unet(model: UnetModel, data: CityData) -> xr.Dataset:
     halo_px = model.context_px
-    return predict_unet(
-        model, image(data.open_cube(halo_px)), grid=data.grid, halo_px=halo_px
-    )
+    return predict_unet(model, image(data.open_cube(halo_px)), grid=data.grid, halo_px=halo_px)
 
 
-def _lcz_of_squares(
-    maps: xr.Dataset, samples: xr.Dataset, grid: Grid
-) -> npt.NDArray[np.uint8]:
+def _lcz_of_squares(maps: xr.Dataset, samples: xr.Dataset, grid: Grid) -> npt.NDArray[np.uint8]:
     """The class of the highest mean probability over each sample's square."""
     probability = maps["probability"].compute().values
     valid = probability[0] <= 100

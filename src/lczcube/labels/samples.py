@@ -100,8 +100,10 @@ def read_pixels(samples: xr.Dataset, cube: xr.Dataset) -> xr.Dataset:
     columns = np.floor((samples["x"].values - minx) / grid.pixel_m).astype(int) + halo
     rows = np.floor((maxy - samples["y"].values) / grid.pixel_m).astype(int) + halo
     pixels = image(cube)
-    values = pixels.data.vindex[:, rows, columns] if hasattr(pixels.data, "dask") else (
-        pixels.values[:, rows, columns].T
+    values = (
+        pixels.data.vindex[:, rows, columns]
+        if hasattr(pixels.data, "dask")
+        else (pixels.values[:, rows, columns].T)
     )
     bare = samples.drop_vars("feature").drop_dims("feature")
     features = np.asarray(values).reshape(len(rows), -1).astype(np.float32)
@@ -115,7 +117,7 @@ def write_samples(samples: xr.Dataset, path: str | Path) -> None:
     columns = {name: samples[name].values for name in COLUMNS}
     features = pd.DataFrame(samples["features"].values, columns=samples["feature"].values.tolist())
     table = pd.concat([pd.DataFrame(columns), features], axis=1)
-    table.attrs = {key: value for key, value in samples.attrs.items()}
+    table.attrs = dict(samples.attrs)
     partial = Path(path).with_name(Path(path).name + ".partial")
     table.to_parquet(partial, index=False)
     partial.replace(path)
@@ -187,7 +189,8 @@ def sample_squares(samples: xr.Dataset, grid: Grid, *, side_m: float | None = No
 
 
 def _meets(labels: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.bool_]:
-    return labels.intersects(shapely.box(*grid.bbox)).to_numpy(bool)
+    meets: npt.NDArray[np.bool_] = labels.intersects(shapely.box(*grid.bbox)).to_numpy(bool)
+    return meets
 
 
 def _unit(grid: Grid, *, any_polygons: bool) -> str:
@@ -256,7 +259,8 @@ def _dataset(
             f"none of the {len(table)} labelled samples has valid pixels; do labels and inputs "
             "overlap?"
         )
-    order = np.flatnonzero(usable)[np.argsort(table["patch_id"][usable].to_numpy(str), kind="stable")]
+    ids = table["patch_id"].to_numpy(str)[usable]
+    order = np.flatnonzero(usable)[np.argsort(ids, kind="stable")]
     table = table.iloc[order]
     data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in COLUMNS}
     data["valid_fraction"] = (("sample",), table["valid_fraction"].to_numpy(np.float32))

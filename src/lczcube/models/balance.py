@@ -28,4 +28,4 @@ def balanced_weights(
     factor = np.zeros_like(totals)
     factor[totals > 0] = totals[totals > 0] ** -balance
     weighted = weight * factor[lcz]
-    return (weighted / weighted.mean()).astype(np.float32)
+    return np.asarray(weighted / weighted.mean(), np.float32)

@@ -66,15 +66,14 @@ class ModelMeta:
         """
         try:
             values = json.loads(text)
-            found = values.pop("format")
-            meta = cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{META_NAME} is not a model's description: {error}.") from error
-        if found != FORMAT:
+            if values["format"] != FORMAT:
+                raise ValueError(f"its format is {values['format']}")
+            return cls(**{name: _plain(values[name]) for name in cls.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
-                f"{META_NAME} has format {found}; this lczcube reads format {FORMAT}. Train again."
-            )
-        return meta
+                f"{META_NAME} is not a model's description of format {FORMAT}: {error!r}. "
+                "Train the model again."
+            ) from error
 
 
 def require_features(meta: ModelMeta, features: Sequence[str], products: Sequence[str]) -> None:
@@ -186,6 +185,10 @@ def require_classes(classes: npt.NDArray[np.uint8]) -> None:
         f"training data hold {found}; a model needs two classes or more. "
         "Add labels, or check that labels and valid pixels overlap."
     )
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _listed(names: Sequence[str]) -> str:

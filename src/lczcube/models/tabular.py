@@ -107,7 +107,7 @@ def training_table(samples: xr.Dataset) -> TrainingTable:
     """
     features = samples["features"].transpose("sample", "feature").to_numpy()
     lcz = samples["lcz"].to_numpy()
-    weight = samples["weight"].to_numpy() if "weight" in samples else np.ones(len(lcz))
+    weight = _sample_weights(samples)
     require_codes(lcz, where="samples")
     _require_weights(weight)
     use = (weight > 0) & (lcz != NODATA) & ~np.isnan(features).all(axis=1)
@@ -115,7 +115,7 @@ def training_table(samples: xr.Dataset) -> TrainingTable:
     return TrainingTable(
         features=np.ascontiguousarray(features[use], dtype=np.float32),
         lcz=lcz[use].astype(np.uint8),
-        weight=weight[use].astype(np.float32),
+        weight=weight[use],
         names=feature_names(samples),
         products=products_of(samples.attrs),
         synthetic=bool(samples.attrs.get("synthetic", False)),
@@ -236,6 +236,12 @@ def file_fingerprint(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
+def _sample_weights(samples: xr.Dataset) -> npt.NDArray[np.float32]:
+    if "weight" not in samples:
+        return np.ones(samples.sizes["sample"], np.float32)
+    return samples["weight"].to_numpy().astype(np.float32)
+
+
 def _require_weights(weight: npt.NDArray[np.float32]) -> None:
     bad = ~(np.isfinite(weight) & (weight >= 0))
     if bad.any():
@@ -269,9 +275,9 @@ def _predicted_layers(model: TabularModel, values: Any, covered: Any) -> Any:
 
 def shared(value: object, fingerprint: str) -> Any:
     """One object of a Dask graph that all its tasks refer to, named after its content."""
-    import dask
+    from dask.delayed import delayed
 
-    return dask.delayed(value, name=f"model-{fingerprint}", traverse=False)
+    return delayed(value, name=f"model-{fingerprint}", traverse=False)
 
 
 def _predict_block(

@@ -202,7 +202,7 @@ def context_px(parameters: UnetParameters) -> int:
     ``4 (2**depth - 1)`` pixels, ``2 * 2**depth`` at the bottom, and ``2**depth - 1`` for where in
     its pooled block the pixel lies.
     """
-    step = 2**parameters.depth
+    step: int = 2**parameters.depth
     radius = 4 * (step - 1) + 2 * step + step - 1
     return -(-radius // step) * step
 
@@ -434,11 +434,11 @@ def _cut_labels(
 
 def _fill_windows(windows: Float32, area: Area, corners: npt.NDArray[np.int64]) -> None:
     """Copy each chunk of the image that meets a window into all windows it meets."""
-    import dask
+    from dask.base import compute
 
     starts = corners + area.halo_px
     for row in _rows_of_chunks(area.image, starts, windows.shape[-1]):
-        for (place, _), values in zip(row, dask.compute(*(c for _, c in row)), strict=True):
+        for (place, _), values in zip(row, compute(*(c for _, c in row)), strict=True):
             _paste(windows, np.asarray(values), place, starts)
 
 
@@ -510,7 +510,7 @@ def _network(n_inputs: int, n_classes: int, parameters: UnetParameters) -> Any:
             ]
         return nn.Sequential(*layers)
 
-    class Network(nn.Module):  # type: ignore[misc]
+    class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             widths = [parameters.width * 2**level for level in range(parameters.depth + 1)]
@@ -537,7 +537,8 @@ def _network(n_inputs: int, n_classes: int, parameters: UnetParameters) -> Any:
             for level in reversed(range(len(self.up))):
                 both = torch.cat([self.up[level](values), skipped[level]], dim=1)
                 values = self.join[level](both)
-            return self.head(values)
+            logits: torch.Tensor = self.head(values)
+            return logits
 
     return Network()
 
@@ -732,7 +733,7 @@ def _predict_block(
         for drop, n in zip(dropped, image.shape[1:], strict=True)
     ]
     aligned = image[:, dropped[0] : ends[0], dropped[1] : ends[1]]
-    known = np.isfinite(aligned[:, *inner]).all(axis=0)
+    known = np.asarray(np.isfinite(aligned[:, *inner]).all(axis=0))
     if not known.any():
         return stacked_layers(np.empty((0, N_CLASSES), np.float32), known)
     seen = _probability(model, aligned)[*inner][known]

@@ -1,0 +1,55 @@
+# Each target sets up what it needs: a fresh machine wants only Python >= 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO ?= demo
+
+.PHONY: help setup demo test test-services test-long lint types layers check bench docs clean
+
+help:
+	@echo "make demo           set up, write a synthetic world, map it, print where the results are"
+	@echo "make test           set up, lint, type-check, run the unit, integration and memory tests"
+	@echo "make test-services  tests against real servers"
+	@echo "make test-long      large or slow tests"
+	@echo "make bench          benchmarks: figures against a named naive path"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[all]" --group test --group lint
+	touch $@
+
+demo: $(INSTALLED)
+	rm -rf $(DEMO)
+	$(BIN)/lczcube synth $(DEMO)/world --seed 7
+	$(BIN)/lczcube run $(DEMO)/world/world.toml $(DEMO)/run
+
+test: check
+	$(BIN)/python -m pytest
+
+test-services: $(INSTALLED)
+	$(BIN)/python -m pytest -m services
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -m long --timeout=3600
+
+check: lint types layers
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+layers: $(INSTALLED)
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/aggregate.py
+
+clean:
+	rm -rf $(VENV) $(DEMO)
