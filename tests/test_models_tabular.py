@@ -392,7 +392,7 @@ def test_a_map_is_one_prediction_a_chunk():
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     lazy = predict_features(model, made_features().chunk(cell_y=3, cell_x=4, feature=-1))
     graph = lazy["lcz"].data.__dask_graph__()
-    predictions = [key for key in graph if "_predict_block" in str(key[0])]
+    predictions = [key for key in graph if "predict_block" in str(key[0])]
     assert len(predictions) == 9
     assert lazy["lcz"].chunks == ((3, 3, 1), (4, 4, 1))
 

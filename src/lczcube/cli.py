@@ -80,7 +80,7 @@ def build(config: Path, out: Path, /, *, overwrite: bool = False, strict: bool =
 
     report = build_catalog(config, out, overwrite=overwrite, strict=strict)
     for failure in report.failures:
-        print(f"left out {failure.path}: {failure.reason}", file=sys.stderr)
+        print(f"left out: {failure.reason}", file=sys.stderr)
     print(f"{report.n_items} items in {report.n_collections} collections: {report.path}")
     return 1 if report.failures else 0
 
@@ -112,7 +112,7 @@ def describe(folder: Path, /, *, config: Path | None = None) -> None:
 
 
 @app.command
-def synth(out: Path, /, *, cities: int = 2, km: float | None = None, seed: int = 7) -> None:
+def synth(out: Path, /, *, cities: int = 2, km: float = 6.0, seed: int = 7) -> None:
     """Write a small synthetic world: inputs, labels, the true map, and its world.toml.
 
     Parameters
@@ -128,8 +128,7 @@ def synth(out: Path, /, *, cities: int = 2, km: float | None = None, seed: int =
     """
     from lczcube.synth import write_world
 
-    sized = {} if km is None else {"km": km}
-    world = write_world(out, cities=cities, seed=seed, **sized)
+    world = write_world(out, cities=cities, km=km, seed=seed)
     print(f"synthetic world of {cities} cities: {Path(out) / 'world.toml'}")
     print(f"Bayes-optimal accuracy on pure cells: {world.bayes_accuracy:.3f}")
 

@@ -18,7 +18,7 @@ from odc.geo.geobox import GeoBox
 from lczcube.catalog import Catalog, Layer
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError, GridMismatchError
-from lczcube.grid import BBox, Grid, project_bbox
+from lczcube.grid import BBox, Grid, bbox_of, project_bbox
 
 GRID_ATTR = "lczcube_grid"
 HALO_ATTR = "lczcube_halo_px"
@@ -231,7 +231,7 @@ def layer_geobox(catalog: Catalog, name: str, *, bbox: BBox) -> GeoBox:
 def _open_layer(catalog: Catalog, grid: Grid, name: str, when: str | None, halo: int) -> xr.Dataset:
     layer = catalog.layer(name)
     geobox = grid.read_geobox(halo)
-    bbox = project_bbox(tuple(geobox.boundingbox.bbox), grid.crs, "EPSG:4326")
+    bbox = project_bbox(bbox_of(geobox), grid.crs, "EPSG:4326")
     items = catalog.items(name, bbox=bbox, datetime=None if layer.static else when)
     if not items:
         _raise_no_items(catalog, name, grid, when)

@@ -87,9 +87,9 @@ class Coding:
             bool, dims ``(..., y, x)``.
         """
         missing = self._missing(codes)
-        if self.valid == "all_bands_nodata":
-            return ~missing.all(axis=-3)
-        return ~missing.any(axis=-3)
+        reduce = np.logical_and if self.valid == "all_bands_nodata" else np.logical_or
+        invalid: npt.NDArray[np.bool_] = reduce.reduce(missing, axis=-3)
+        return ~invalid
 
     def decode_band(self, codes: npt.NDArray[Any], band: int) -> npt.NDArray[np.float32]:
         """Values of one band, float32, invalid pixels not yet marked.
@@ -103,7 +103,8 @@ class Coding:
         """
         values = codes.astype(np.float32)
         if self.decoder == "signed_square":
-            return np.sign(values) * np.square(values / np.float32(127.5))
+            squared: npt.NDArray[np.float32] = np.square(values / np.float32(127.5))
+            return np.sign(values) * squared
         scale, offset = np.float32(self.scale[band]), np.float32(self.offset[band])
         return values if scale == 1 and offset == 0 else values * scale + offset
 

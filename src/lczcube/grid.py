@@ -178,7 +178,7 @@ class Grid:
         """
         _canonical_crs(str(geobox.crs))
         return cls.from_bbox(
-            tuple(geobox.boundingbox.bbox),
+            bbox_of(geobox),
             bbox_crs=str(geobox.crs),
             anchor=geobox,
             pixel_m=abs(geobox.affine.a),
@@ -351,6 +351,12 @@ def require_legal(pixel_m: float, cell_m: float, stride_m: float, chunk_cells: i
             f"chunk of {chunk_cells * cell_m:g} m, and leaves an even number of pixels beside it. "
             f"Use {_listed(nearest)}."
         )
+
+
+def bbox_of(geobox: GeoBox) -> BBox:
+    """``(minx, miny, maxx, maxy)`` of a geobox, in its CRS."""
+    minx, miny, maxx, maxy = geobox.boundingbox.bbox
+    return minx, miny, maxx, maxy
 
 
 def project_bbox(bbox: BBox, src_crs: str, dst_crs: str) -> BBox:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dask.array
+
 from lczcube import __version__
 from lczcube.aggregate import aggregate
 from lczcube.cube import coded_layers, grid_of
@@ -85,8 +87,9 @@ def plan(run: Run) -> str:
         rows, columns = grid_of(cube).shape
         peak = require_cube_fits(run, cube)
         read = sum(cube[name].nbytes for name in coded_layers(cube))
+        n_tasks = len(dask.array.asarray(cells["features"].data).__dask_graph__())
         lines.append(
-            f"{city}: {rows} x {columns} pixels, {len(cells.__dask_graph__())} tasks, "
+            f"{city}: {rows} x {columns} pixels, {n_tasks} tasks, "
             f"{format_bytes(read)} of codes to read, {format_bytes(cells['features'].nbytes)} of "
             f"features to write, projected peak {format_bytes(peak)} per worker"
         )

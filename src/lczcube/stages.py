@@ -79,10 +79,10 @@ def _build_catalog(run: Run) -> str:
     wanted = {*run.table.features, *run.table.labels}
     built = set(open_catalog(run.folder / "catalog" / "catalog.json").collection_ids)
     if wanted - built:
-        reasons = " ".join(f"{failure.path}: {failure.reason}" for failure in report.failures)
+        reasons = " ".join(failure.reason for failure in report.failures)
         raise SourceError(f"input {', '.join(sorted(wanted - built))} could not be read. {reasons}")
     for failure in report.failures:
-        run.progress(f"left out {failure.path}: {failure.reason}")
+        run.progress(f"left out: {failure.reason}")
     left_out = f", {len(report.failures)} files left out" if report.failures else ""
     return f"{report.n_items} items in {report.n_collections} collections{left_out}"
 

@@ -5,6 +5,7 @@ They live in memory and are never saved.
 
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ import xarray as xr
 
 from lczcube.models.meta import ModelMeta, scatter_classes
 from lczcube.models.tabular import TrainingTable, file_fingerprint, training_table
+
+_ONE_AT_A_TIME = Lock()
+"""scikit-learn swaps Python's global warning filters while a forest predicts (1.9)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class SklearnModel:
 
     def probability(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Probabilities of codes 1-17, float32 (n, 17), of features, float32 (n, n_features)."""
-        seen = self._classifier.predict_proba(features)
+        with _ONE_AT_A_TIME:
+            seen = self._classifier.predict_proba(features)
         return scatter_classes(seen.astype(np.float32), self.meta.classes)
 
 

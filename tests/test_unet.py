@@ -1,0 +1,358 @@
+import pickle
+import sys
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pytest
+import xarray as xr
+
+from lczcube.errors import GridMismatchError, LabelError, MissingExtraError, ModelError
+from lczcube.grid import Grid
+from lczcube.models import (
+    Area,
+    UnetModel,
+    UnetParameters,
+    context_px,
+    fit_unet,
+    load_model,
+    predict_unet,
+)
+from lczcube.models.unet import _turned
+
+TINY = UnetParameters(epochs=25, width=6, depth=2, window_px=16, batch=4, learning_rate=1e-2)
+BANDS = ("red", "green")
+PRODUCTS = ("made/1",)
+HALO = context_px(TINY)
+
+
+def made_grid(x0: int = 0, y0: int = 0, x1: int = 26, y1: int = 24, chunk_cells: int = 10) -> Grid:
+    """Cells of 3 x 3 pixels: neither they nor their chunks are whole pooling blocks of 4 pixels."""
+    return Grid(
+        "EPSG:32632", (x0, y0, x1, y1), pixel_m=10, cell_m=30, chunk_cells=chunk_cells
+    )
+
+
+def world(grid: Grid, halo_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image and zones as a function of position alone: stripes 12 pixels wide of three zones."""
+    rows, columns = grid.shape
+    row = np.arange(-halo_px, rows + halo_px) - grid.cells[3] * grid.cell_px
+    column = np.arange(-halo_px, columns + halo_px) + grid.cells[0] * grid.cell_px
+    y, x = np.meshgrid(row, column, indexing="ij")
+    kind = (x // 12) % 3
+    noise = np.sin(12.9898 * x + 78.233 * y) * 0.3
+    image = np.stack([kind * 10.0 + noise, 1000 - kind * 300.0 + 40 * np.cos(3.1 * x + 7.7 * y)])
+    image[:, (y % 40 == 7) & (x % 9 == 4)] = np.nan
+    return image.astype(np.float32), np.array([3, 6, 17], np.uint8)[kind]
+
+
+def made_image(grid: Grid, halo_px: int = HALO, chunks: int | None = None) -> xr.DataArray:
+    values, _ = world(grid, halo_px)
+    data = values if chunks is None else da.from_array(values, chunks=(1, chunks, chunks + 3))
+    return xr.DataArray(
+        data, dims=("band", "y", "x"), coords={"band": list(BANDS)},
+        attrs={"products": list(PRODUCTS)},
+    )  # fmt: skip
+
+
+def made_area(grid: Grid, halo_px: int = HALO) -> Area:
+    """A label on one pixel in about twelve of the upper half; the rest has none."""
+    _, zones = world(grid, 0)
+    y, x = np.indices(zones.shape)
+    sparse = ((5 * y + 7 * x) % 12 == 0) & (y < zones.shape[0] // 2)
+    return Area("made", made_image(grid, halo_px), np.where(sparse, zones, 0).astype(np.uint8),
+                halo_px=halo_px)  # fmt: skip
+
+
+def fit(areas: list[Area], *, seed: int = 0, parameters: UnetParameters = TINY) -> UnetModel:
+    return fit_unet(
+        areas, seed=seed, bands=BANDS, products=PRODUCTS, parameters=parameters, synthetic=True
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> UnetModel:
+    return fit([made_area(made_grid())])
+
+
+def mapped(model: UnetModel, grid: Grid, *, chunks: int | None = 37) -> xr.Dataset:
+    image = made_image(grid, model.context_px, chunks)
+    return predict_unet(model, image, grid=grid, halo_px=model.context_px)
+
+
+# what it learns
+
+
+def test_sparse_labels_teach_the_pixels_between_them_and_beyond(model: UnetModel):
+    grid = made_grid()
+    image, zones = world(grid, 0)
+    known = np.isfinite(image).all(axis=0)
+    assert (mapped(model, grid)["lcz"].values == zones)[known].mean() > 0.95
+
+
+def test_the_meta_says_what_it_was_trained_on(model: UnetModel):
+    area = made_area(made_grid())
+    valid = np.isfinite(world(made_grid(), 0)[0]).all(axis=0)
+    assert (model.meta.kind, model.meta.features, model.meta.products) == ("unet", BANDS, PRODUCTS)
+    assert model.meta.classes == (3, 6, 17)
+    assert model.meta.n_train == int(((area.lcz > 0) & valid).sum())
+    assert model.meta.synthetic
+
+
+def test_bands_are_normalised_by_the_labelled_valid_pixels(model: UnetModel):
+    image, _ = world(made_grid(), 0)
+    labelled = (made_area(made_grid()).lcz > 0) & np.isfinite(image).all(axis=0)
+    np.testing.assert_allclose(model.state["input.mean"], image[:, labelled].mean(1), rtol=1e-5)
+    np.testing.assert_allclose(model.state["input.std"], image[:, labelled].std(1), rtol=1e-4)
+
+
+def test_two_fits_have_equal_weights_and_another_seed_has_not():
+    quick = UnetParameters(epochs=2, width=4, window_px=16, batch=4)
+    area = made_area(made_grid())
+    first, again, other = (fit([area], seed=s, parameters=quick) for s in (1, 1, 2))
+    assert first.fingerprint == again.fingerprint
+    assert all((first.state[k] == again.state[k]).all() for k in first.state)
+    assert first.fingerprint != other.fingerprint
+
+
+def test_a_fit_leaves_torch_as_it_was():
+    import torch
+
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    fit([made_area(made_grid())], parameters=UnetParameters(epochs=1, width=4, window_px=16))
+    assert torch.rand(3).tolist() == wanted.tolist()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_label_with_weight_0_is_no_label():
+    area = made_area(made_grid())
+    weight = np.where(area.lcz == 6, 0, 1).astype(np.float32)
+    quick = UnetParameters(epochs=1, width=4, window_px=16)
+    weighted = Area(area.city, area.image, area.lcz, weight, area.halo_px)
+    assert fit([weighted], parameters=quick).meta.classes == (3, 17)
+
+
+def test_dask_and_numpy_images_give_equal_weights():
+    quick = UnetParameters(epochs=1, width=4, window_px=16)
+    grid = made_grid()
+    area = made_area(grid)
+    lazy = Area(area.city, made_image(grid, HALO, chunks=29), area.lcz, halo_px=HALO)
+    assert fit([area], parameters=quick).fingerprint == fit([lazy], parameters=quick).fingerprint
+
+
+def test_only_chunks_under_labels_are_read_and_each_once():
+    grid = made_grid()
+    area = made_area(grid, halo_px=0)
+    lcz = area.lcz.copy()
+    lcz[:, 40:] = 0
+    read: list[tuple[int, ...]] = []
+
+    def note(block: np.ndarray, block_id: tuple[int, ...]) -> np.ndarray:
+        read.append(block_id)
+        return block
+
+    chunked = da.from_array(area.image.values, chunks=(2, 20, 20))
+    noted = chunked.map_blocks(note, dtype=np.float32, meta=np.empty((0, 0, 0), np.float32))
+    lazy = Area("made", area.image.copy(data=noted), lcz)
+    fit([lazy], parameters=UnetParameters(epochs=1, width=4, window_px=16))
+    wanted = [(0, row, column) for row in range(3) for column in range(3)]
+    assert sorted(read) == wanted
+    assert [row for _, row, _ in read] == sorted(row for _, row, _ in read)
+
+
+def test_the_eight_turns_are_all_different_and_turn_labels_as_images():
+    raster = np.arange(9).reshape(3, 3)
+    turned = {_turned(raster, turn).tobytes() for turn in range(8)}
+    assert len(turned) == 8
+    stack = np.stack([raster, raster])
+    assert all((_turned(stack, t)[1] == _turned(raster, t)).all() for t in range(8))
+
+
+# what the map promises
+
+
+def test_the_map_does_not_depend_on_chunks(model: UnetModel):
+    whole = mapped(model, made_grid(chunk_cells=30), chunks=None).compute()
+    for chunk_cells, chunks in ((10, 11), (13, 50), (3, 37)):
+        cut = mapped(model, made_grid(chunk_cells=chunk_cells), chunks=chunks).compute()
+        np.testing.assert_array_equal(cut["lcz"], whole["lcz"])
+        difference = cut["probability"].astype(int) - whole["probability"].astype(int)
+        assert np.abs(difference).max() <= 1
+
+
+def test_probabilities_do_not_depend_on_chunks(model: UnetModel, monkeypatch: pytest.MonkeyPatch):
+    def raw(grid: Grid) -> np.ndarray:
+        """Probabilities in steps of 1/50000 instead of per cent, where known."""
+        out = []
+        monkeypatch.setattr(
+            "lczcube.models.unet.stacked_layers",
+            lambda p, known: out.append((known.shape, p)) or np.zeros((19, *known.shape), np.uint8),
+        )
+        mapped(model, grid)["lcz"].data.compute(scheduler="sync")
+        return np.sort(np.concatenate([p for _, p in out]), axis=0)
+
+    whole, cut = raw(made_grid(chunk_cells=30)), raw(made_grid(chunk_cells=10))
+    np.testing.assert_allclose(cut, whole, atol=1e-4)
+
+
+def test_the_map_does_not_depend_on_the_bbox(model: UnetModel):
+    large, small = made_grid(), made_grid(x0=3, y0=2, x1=24, y1=19)
+    whole, part = mapped(model, large).compute(), mapped(model, small).compute()
+    inside = whole.isel(y=slice(15, 66), x=slice(9, 72))
+    np.testing.assert_array_equal(part["lcz"].values, inside["lcz"].values)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_pixel_sees_no_farther_than_the_context(depth: int):
+    import torch
+
+    parameters = UnetParameters(epochs=1, width=4, depth=depth, window_px=16)
+    network = fit([made_area(made_grid())], parameters=parameters).network
+    reach = context_px(parameters)
+    side = 2 * reach + 3 * 2**depth
+    seen = 0
+    for at in range(side // 2, side // 2 + 2**depth):
+        image = torch.rand(1, 3, side, side, requires_grad=True)
+        network(image)[0, :, at, at].sum().backward()
+        rows, columns = np.nonzero(np.abs(image.grad[0].numpy()).sum(axis=0))
+        seen = max(seen, *np.abs(rows - at), *np.abs(columns - at))
+    assert reach - 2**depth < seen <= reach
+
+
+def test_nodata_is_where_the_pixel_itself_is_invalid_only(model: UnetModel):
+    grid = made_grid()
+    invalid = ~np.isfinite(world(grid, 0)[0]).all(axis=0)
+    found = mapped(model, grid).compute()
+    np.testing.assert_array_equal(found["lcz"] == 0, invalid)
+    np.testing.assert_array_equal(found["confidence"] == 255, invalid)
+    np.testing.assert_array_equal((found["probability"] == 255).any("lcz_class"), invalid)
+
+
+def test_an_image_without_any_valid_pixel_gives_no_data(model: UnetModel):
+    grid = made_grid()
+    image = made_image(grid) * np.float32(np.nan)
+    found = predict_unet(model, image, grid=grid, halo_px=HALO, products=PRODUCTS)
+    assert set(np.unique(found["lcz"].values)) == {0}
+
+
+def test_the_map_is_lazy_on_the_grid_in_its_chunks(model: UnetModel):
+    grid = made_grid()
+    found = mapped(model, grid)
+    assert found["lcz"].shape == grid.shape
+    assert found["lcz"].chunks == ((30, 30, 12), (30, 30, 18))
+    assert found["probability"].dims == ("lcz_class", "y", "x")
+    assert {str(v.dtype) for v in found.data_vars.values()} == {"uint8"}
+
+
+def test_coordinates_of_the_image_are_kept_without_the_halo(model: UnetModel):
+    grid = made_grid()
+    image = made_image(grid)
+    image = image.assign_coords(y=np.arange(image.sizes["y"]), x=np.arange(image.sizes["x"]))
+    found = predict_unet(model, image, grid=grid, halo_px=HALO)
+    assert found["y"].values[[0, -1]].tolist() == [HALO, HALO + grid.shape[0] - 1]
+    assert found["x"].values[[0, -1]].tolist() == [HALO, HALO + grid.shape[1] - 1]
+
+
+def test_a_larger_halo_changes_nothing(model: UnetModel):
+    grid = made_grid()
+    wide = predict_unet(model, made_image(grid, 40, 33), grid=grid, halo_px=40)
+    np.testing.assert_array_equal(wide["lcz"], mapped(model, grid)["lcz"])
+
+
+def test_a_loaded_model_maps_the_same(model: UnetModel, tmp_path: Path):
+    model.save(tmp_path / "unet")
+    loaded = load_model(tmp_path / "unet")
+    assert isinstance(loaded, UnetModel)
+    assert (loaded.meta, loaded.fingerprint) == (model.meta, model.fingerprint)
+    grid = made_grid(x1=10, y1=10)
+    xr.testing.assert_identical(mapped(loaded, grid).compute(), mapped(model, grid).compute())
+    assert sorted(p.name for p in (tmp_path / "unet").iterdir()) == [
+        "model.json",
+        "weights.safetensors",
+    ]
+
+
+def test_saving_twice_gives_the_same_bytes(model: UnetModel, tmp_path: Path):
+    for name in ("one", "two"):
+        model.save(tmp_path / name)
+    for name in ("model.json", "weights.safetensors"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_pickled_model_is_the_same(model: UnetModel):
+    assert pickle.loads(pickle.dumps(model)).fingerprint == model.fingerprint
+
+
+# what is refused
+
+
+def test_an_image_of_other_bands_is_refused(model: UnetModel):
+    grid = made_grid()
+    image = made_image(grid).assign_coords(band=["green", "red"])
+    with pytest.raises(ModelError, match="number 0 is 'green', not 'red'"):
+        predict_unet(model, image, grid=grid, halo_px=HALO)
+
+
+def test_an_image_of_another_product_is_refused(model: UnetModel):
+    grid = made_grid()
+    image = made_image(grid)
+    with pytest.raises(ModelError, match="trained on made/1, these features are of made/2"):
+        predict_unet(model, image, grid=grid, halo_px=HALO, products=("made/2",))
+
+
+def test_a_halo_below_the_context_is_refused(model: UnetModel):
+    grid = made_grid()
+    with pytest.raises(GridMismatchError, match="10 px past the grid and the model sees 24"):
+        predict_unet(model, made_image(grid, 10), grid=grid, halo_px=10)
+
+
+def test_an_image_off_the_grid_is_refused(model: UnetModel):
+    grid = made_grid()
+    with pytest.raises(GridMismatchError, match="on this grid with a halo of 24 px it is"):
+        predict_unet(model, made_image(grid)[:, 1:], grid=grid, halo_px=HALO)
+
+
+def test_labels_off_the_image_are_refused():
+    area = made_area(made_grid())
+    with pytest.raises(GridMismatchError, match="image of made has dims"):
+        fit([Area("made", area.image, area.lcz[1:], halo_px=HALO)])
+
+
+def test_a_code_18_is_refused():
+    area = made_area(made_grid())
+    area.lcz[0, 0] = 18
+    with pytest.raises(LabelError, match="labels of made hold LCZ code 18"):
+        fit([area])
+
+
+def test_labels_on_invalid_pixels_only_are_refused():
+    area = made_area(made_grid())
+    blank = Area("made", area.image * np.float32(np.nan), area.lcz, halo_px=HALO)
+    with pytest.raises(ModelError, match="no labelled sample with valid features"):
+        fit([blank])
+
+
+def test_one_class_is_refused():
+    area = made_area(made_grid())
+    one = Area("made", area.image, np.where(area.lcz == 6, area.lcz, 0), halo_px=HALO)
+    with pytest.raises(ModelError, match="only LCZ 6"):
+        fit([one])
+
+
+def test_a_window_that_cannot_be_halved_is_refused():
+    with pytest.raises(ModelError, match=r"window_px = 18 is not a multiple of 4.*use 20"):
+        fit([made_area(made_grid())], parameters=UnetParameters(window_px=18))
+
+
+def test_a_diverging_fit_stops():
+    wild = UnetParameters(epochs=3, width=4, window_px=16, learning_rate=1e30)
+    with pytest.raises(ModelError, match="training diverged. Lower learning_rate"):
+        fit([made_area(made_grid())], parameters=wild)
+
+
+def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'lczcube\[unet\]'"):
+        fit([made_area(made_grid())])
