@@ -45,8 +45,8 @@ class Difficulty:
     signature : float
         Distance of two classes that share nothing; similar ones (Bechtel et al. 2020) are closer.
     twin : float
-        Distance of LCZ 2 and 3, which are nearly one class: the part of the
-        error that no amount of labels removes.
+        Distance of LCZ 2 and 3, which are nearly one class: the part of the error that no amount
+        of labels removes.
     variation : float
         Standard deviation of a block within its class, in each of the 8 dimensions of the
         signatures; half of it in the 13 dimensions that tell nothing.

@@ -17,9 +17,9 @@ from lczcube.grid import Grid
 PIXEL_M = 10
 WATER = 17
 
-# Ten classes that every city has, most telling first (a small city has the head of the list),
-# and those of which each city has two: about what neighbouring So2Sat cities share.
-_COMMON = (17, 11, 6, 2, 14, 8, 5, 3, 12, 16)
+# Ten classes that every city has (a small city has the head of the list, which holds the twins of
+# `embedding.TWINS`), and those of which each city has two.
+_COMMON = (17, 2, 3, 11, 6, 14, 8, 5, 12, 16)
 _SOME = (1, 4, 7, 9, 10, 13, 15)
 _N_SOME = 2
 
