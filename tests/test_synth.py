@@ -502,16 +502,17 @@ def peak_memory(tile_px: int) -> int:
     script = f"""
 import resource, sys, tempfile
 from pathlib import Path
-from lczcube.synth import world
+from lczcube.synth.city import draw_city
+from lczcube.synth.files import write_tile
 from lczcube.synth.embedding import Difficulty, embedding_model
 from lczcube.synth.labels import Patch, draw_patches, splits
 from lczcube.synth.zones import Window
-city = world._city(0, km=1.6, seed=7)
+city = draw_city(0, km=1.6, seed=7)
 model = embedding_model(Difficulty(pixel_noise=0.0), n_cities=1, seed=7)
 x, y = city.zone_map.window.x0, city.zone_map.window.y0
 with tempfile.TemporaryDirectory() as folder:
     place = Window(x, y, x + {tile_px}, y + {tile_px})
-    world._write_tile(Path(folder) / "t.tiff", place, city, model, 2021)
+    write_tile(Path(folder) / "t.tiff", place, city, model, 2021)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
     done = subprocess.run(

@@ -23,6 +23,8 @@ app = App(
     name="lczcube",
     version=__version__,
     help="Local Climate Zone maps from satellite embeddings, labels and STAC catalogs.",
+    default_parameter=Parameter(negative=()),
+    help_format="plaintext",  # rich's Markdown costs a third of the start
 )
 
 

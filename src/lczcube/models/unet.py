@@ -497,38 +497,39 @@ def _band_statistics(windows: _Windows) -> tuple[Float32, Float32]:
 
 
 def _network(n_inputs: int, n_classes: int, parameters: UnetParameters) -> Any:
-    """The U-Net: a 1 x 1 stem, pairs of 3 x 3 convolutions, transposed convolutions up."""
+    """The U-Net, with a 1 x 1 stem whose output also goes straight to the head.
+
+    A pixel of an embedding says much by itself: the straight way keeps that through the pooling.
+    """
     from torch import nn
 
+    def layer(n_in: int, n_out: int, side: int) -> nn.Sequential:
+        convolution = nn.Conv2d(n_in, n_out, side, padding=side // 2, bias=False)
+        return nn.Sequential(convolution, nn.BatchNorm2d(n_out), nn.ReLU(inplace=True))
+
     def block(n_in: int, n_out: int) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for source in (n_in, n_out):
-            layers += [
-                nn.Conv2d(source, n_out, 3, padding=1, bias=False),
-                nn.BatchNorm2d(n_out),
-                nn.ReLU(inplace=True),
-            ]
-        return nn.Sequential(*layers)
+        return nn.Sequential(layer(n_in, n_out, 3), layer(n_out, n_out, 3))
 
     class Network(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             widths = [parameters.width * 2**level for level in range(parameters.depth + 1)]
-            self.stem = nn.Conv2d(n_inputs, widths[0], 1)
+            self.stem = layer(n_inputs, widths[0], 1)
+            sources = [widths[0], *widths[:-1]]
             self.down = nn.ModuleList(
-                block(widths[max(level - 1, 0)], widths[level]) for level in range(len(widths))
+                block(source, width) for source, width in zip(sources, widths, strict=True)
             )
             self.up = nn.ModuleList(
                 nn.ConvTranspose2d(wide, narrow, 2, stride=2) for narrow, wide in pairwise(widths)
             )
             self.join = nn.ModuleList(block(2 * narrow, narrow) for narrow in widths[:-1])
             self.pool = nn.MaxPool2d(2)
-            self.head = nn.Conv2d(widths[0], n_classes, 1)
+            self.head = nn.Conv2d(2 * widths[0], n_classes, 1)
 
         def forward(self, image: "torch.Tensor") -> "torch.Tensor":
             import torch
 
-            values = self.stem(image)
+            pixels = values = self.stem(image)
             skipped = []
             for level, down in enumerate(self.down):
                 values = down(self.pool(values) if level else values)
@@ -537,10 +538,20 @@ def _network(n_inputs: int, n_classes: int, parameters: UnetParameters) -> Any:
             for level in reversed(range(len(self.up))):
                 both = torch.cat([self.up[level](values), skipped[level]], dim=1)
                 values = self.join[level](both)
-            logits: torch.Tensor = self.head(values)
+            logits: torch.Tensor = self.head(torch.cat([pixels, values], dim=1))
             return logits
 
-    return Network()
+    return _initialised(Network())
+
+
+def _initialised(network: Any) -> Any:
+    """He's initial weights: torch's own need three times the steps on sparse labels."""
+    from torch import nn
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_normal_(module.weight)
+    return network
 
 
 def _inputs(image: Float32, mean: Float32, std: Float32) -> Float32:

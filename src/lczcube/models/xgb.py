@@ -41,11 +41,11 @@ class XgbParameters:
         Class weights, 0 (none) to 1 (every class the same total weight).
     """
 
-    rounds: int = 200
+    rounds: int = 100
     max_depth: int = 6
     learning_rate: float = 0.1
     subsample: float = 0.7
-    colsample: float = 0.3
+    colsample: float = 0.2
     min_child_weight: float = 1.0
     balance: float = 0.5
 

@@ -15,6 +15,24 @@ _KM_PER_DEGREE = 111.2
 
 @dataclass(frozen=True, eq=False)
 class City:
+    """A drawn city.
+
+    Attributes
+    ----------
+    number : int
+        0, 1, 2 ...: even ones are northern.
+    name : str
+        ``synthetic_north``, ``synthetic_south``, ``synthetic_north_2`` ...
+    bbox : tuple of float
+        ``(minx, miny, maxx, maxy)``, EPSG:4326.
+    grid : Grid
+        The bbox grown to whole cells.
+    zone_map : ZoneMap
+        The truth.
+    patches : list of Patch
+        The labels.
+    """
+
     number: int
     name: str
     bbox: BBox
@@ -24,6 +42,7 @@ class City:
 
 
 def draw_city(number: int, *, km: float, seed: int) -> City:
+    """Draw city ``number`` of a world, ``km`` a side: same number and seed, same city."""
     is_north = number % 2 == 0
     turn = number // 2 + 1
     name = "synthetic_" + ("north" if is_north else "south") + (f"_{turn}" if turn > 1 else "")

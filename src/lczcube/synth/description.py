@@ -16,6 +16,7 @@ N_DRAWS = 100_000
 
 
 def city_file(cities: list[City], parameters: dict[str, Any]) -> str:
+    """Text of ``world.toml``, a city file for ``lczcube run``."""
     seed, year = parameters["seed"], parameters["year"]
     tables = "\n".join(f"[city.{c.name}]\nbbox = {list(c.bbox)}\n" for c in cities)
     return f"""\
@@ -76,9 +77,10 @@ models = ["xgb", "unet"]
 """
 
 
-def description(
+def describe(
     cities: list[City], parameters: dict[str, Any], model: EmbeddingModel
 ) -> dict[str, Any]:
+    """Content of ``world.json``: parameters, optimum, signatures, and counts of each city."""
     per_city = [_describe_city(city, model, parameters["seed"]) for city in cities]
     n_pure = [c["n_pure_cells"] for c in per_city]
     weights = n_pure if sum(n_pure) else None

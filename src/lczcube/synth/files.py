@@ -1,6 +1,7 @@
 """The files of a synthetic city: tiles of codes, the true map, the table of patches."""
 
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -42,14 +43,17 @@ def tiles(out: Path, city: City, parameters: dict[str, Any]) -> list[tuple[Path,
 
 
 def truth_path(out: Path, city: City) -> Path:
+    """Path of a city's true map."""
     return out / "truth" / f"{city.name}_lcz.tif"
 
 
 def labels_path(out: Path, city: City) -> Path:
+    """Path of a city's labelled patches."""
     return out / "labels" / f"{city.name}.parquet"
 
 
 def write_tile(path: Path, window: Window, city: City, model: EmbeddingModel, year: int) -> None:
+    """One tile of codes, south-up and planar as the publisher's, written part by part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = window.shape
     profile = {
@@ -78,7 +82,7 @@ def write_tile(path: Path, window: Window, city: City, model: EmbeddingModel, ye
 
 
 def write_truth(path: Path, city: City, seed: int) -> None:
-    """A striped north-up draft, then the COG with its colour table and overviews."""
+    """The true map of a city, a north-up COG with its colour table; a striped draft goes before."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft.tif")
     window, grid = city.zone_map.window, city.grid
@@ -110,6 +114,7 @@ def write_truth(path: Path, city: City, seed: int) -> None:
 
 
 def write_labels(path: Path, city: City, seed: int) -> None:
+    """The labelled patches of a city, a row each, as GeoParquet in the city's CRS."""
     path.parent.mkdir(parents=True, exist_ok=True)
     patches = city.patches
     columns = {

@@ -11,7 +11,7 @@ from typing import Any
 from lczcube.errors import ConfigError, StoreError
 from lczcube.grid import BBox, Grid
 from lczcube.synth.city import City, draw_city
-from lczcube.synth.description import FORMAT, city_file, description
+from lczcube.synth.description import FORMAT, city_file, describe
 from lczcube.synth.embedding import Difficulty, EmbeddingModel, embedding_model
 from lczcube.synth.files import (
     BLOCK_PX,
@@ -192,7 +192,7 @@ def _write(
         write_truth(truth_path(partial, city), city, parameters["seed"])
         write_labels(labels_path(partial, city), city, parameters["seed"])
     (partial / "world.toml").write_text(city_file(cities, parameters))
-    description = json.dumps(description(cities, parameters, model), indent=2) + "\n"
+    description = json.dumps(describe(cities, parameters, model), indent=2) + "\n"
     (partial / "world.json").write_text(description)
     os.replace(partial, out)
 
