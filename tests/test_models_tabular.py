@@ -83,30 +83,30 @@ def row_of(**per_code: float) -> np.ndarray:
 # quantise
 
 
-def test_quantise_gives_the_best_code_its_per_cent_and_all_per_cents():
+def test_quantise_gives_the_best_code_its_per_cent_and_all_per_cents() -> None:
     lcz, confidence, percent = quantise(row_of(c3=0.254, c14=0.746)[None])
     assert (lcz.tolist(), confidence.tolist()) == ([14], [75])
     assert percent[0].tolist() == [0, 0, 25, *[0] * 10, 75, 0, 0, 0]
     assert {a.dtype for a in (lcz, confidence, percent)} == {np.dtype(np.uint8)}
 
 
-def test_the_best_code_is_chosen_before_rounding():
+def test_the_best_code_is_chosen_before_rounding() -> None:
     lcz, confidence, _ = quantise(row_of(c1=0.498, c2=0.502))
     assert (int(lcz), int(confidence)) == (2, 50)
 
 
-def test_ties_within_a_millionth_go_to_the_lowest_code():
+def test_ties_within_a_millionth_go_to_the_lowest_code() -> None:
     tied = quantise(row_of(c4=0.4, c9=0.4 + 5e-7))[0]
     apart = quantise(row_of(c4=0.4, c9=0.4 + 5e-6))[0]
     assert (int(tied), int(apart)) == (4, 9)
 
 
-def test_a_row_with_nan_is_no_data():
+def test_a_row_with_nan_is_no_data() -> None:
     lcz, confidence, percent = quantise(row_of(c4=np.nan, c9=1.0))
     assert (int(lcz), int(confidence), set(percent.tolist())) == (0, 255, {255})
 
 
-def test_probabilities_of_another_number_of_classes_are_refused():
+def test_probabilities_of_another_number_of_classes_are_refused() -> None:
     with pytest.raises(ModelError, match=r"shape \(2, 10\) do not end in 17"):
         quantise(np.zeros((2, 10), np.float32))
 
@@ -114,7 +114,7 @@ def test_probabilities_of_another_number_of_classes_are_refused():
 # meta and folders
 
 
-def test_meta_survives_json_and_gives_the_same_text():
+def test_meta_survives_json_and_gives_the_same_text() -> None:
     text = META.to_json()
     assert ModelMeta.from_json(text) == META
     assert ModelMeta.from_json(text).to_json() == text
@@ -122,12 +122,12 @@ def test_meta_survives_json_and_gives_the_same_text():
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"format": 99}'])
-def test_a_text_that_is_no_model_is_refused(text: str):
+def test_a_text_that_is_no_model_is_refused(text: str) -> None:
     with pytest.raises(ModelError, match="not a model's description"):
         ModelMeta.from_json(text)
 
 
-def test_features_of_training_are_accepted():
+def test_features_of_training_are_accepted() -> None:
     require_features(META, ["a", "b"], ["made/1"])
 
 
@@ -141,12 +141,12 @@ def test_features_of_training_are_accepted():
         (["a", "b", "c"], ["made/1"], "these are 3: they add 'c'"),
     ],
 )
-def test_other_features_are_refused(features: list[str], products: list[str], message: str):
+def test_other_features_are_refused(features: list[str], products: list[str], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         require_features(META, features, products)
 
 
-def test_a_failed_write_leaves_the_old_model_and_nothing_else(tmp_path: Path):
+def test_a_failed_write_leaves_the_old_model_and_nothing_else(tmp_path: Path) -> None:
     with written_folder(tmp_path / "m", META) as folder:
         (folder / "weights").write_text("old")
     with pytest.raises(OSError, match="disk"), written_folder(tmp_path / "m", META) as folder:
@@ -156,7 +156,7 @@ def test_a_failed_write_leaves_the_old_model_and_nothing_else(tmp_path: Path):
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-def test_a_folder_that_is_no_model_is_never_replaced(tmp_path: Path):
+def test_a_folder_that_is_no_model_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with (
         pytest.raises(StoreError, match="is not a model; it is not replaced"),
@@ -166,12 +166,12 @@ def test_a_folder_that_is_no_model_is_never_replaced(tmp_path: Path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_folder_without_a_model_is_missing_input(tmp_path: Path):
+def test_a_folder_without_a_model_is_missing_input(tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match=r"holds no model\.json"):
         load_model(tmp_path)
 
 
-def test_a_model_of_another_kind_is_refused(tmp_path: Path):
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     with written_folder(tmp_path / "m", META):
         pass
     with pytest.raises(ModelError, match="holds a xgb model, not unet"):
@@ -181,13 +181,13 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path):
 # weights
 
 
-def test_balance_one_gives_each_class_the_same_weight_and_mean_one():
+def test_balance_one_gives_each_class_the_same_weight_and_mean_one() -> None:
     lcz = np.array([1, 1, 1, 2], np.uint8)
     weight = balanced_weights(lcz, np.ones(4, np.float32), balance=1)
     np.testing.assert_allclose(weight, [2 / 3, 2 / 3, 2 / 3, 2], rtol=1e-6)
 
 
-def test_balance_zero_leaves_the_sample_weights():
+def test_balance_zero_leaves_the_sample_weights() -> None:
     lcz = np.array([1, 1, 2, 2], np.uint8)
     given = np.array([1, 3, 1, 3], np.float32)
     np.testing.assert_allclose(balanced_weights(lcz, given, balance=0), given / 2)
@@ -196,14 +196,14 @@ def test_balance_zero_leaves_the_sample_weights():
 # xgb
 
 
-def test_xgb_learns_zones_that_lie_apart():
+def test_xgb_learns_zones_that_lie_apart() -> None:
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     fresh = made_samples(seed=1)
     probability = model.probability(fresh["features"].values)
     assert (probability.argmax(axis=1) + 1 == fresh["lcz"].values).mean() > 0.95
 
 
-def test_probabilities_sum_to_one_and_unseen_classes_have_none():
+def test_probabilities_sum_to_one_and_unseen_classes_have_none() -> None:
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     probability = model.probability(np.array([[0, 5, 0], [np.nan] * 3], np.float32))
     assert probability.dtype == np.float32
@@ -211,7 +211,7 @@ def test_probabilities_sum_to_one_and_unseen_classes_have_none():
     assert np.flatnonzero(probability.sum(axis=0)).tolist() == [1, 5, 16]
 
 
-def test_the_meta_says_what_it_was_trained_on():
+def test_the_meta_says_what_it_was_trained_on() -> None:
     meta = fit_xgb(made_samples(), seed=3, parameters=QUICK).meta
     assert (meta.features, meta.products) == (("a", "b", "noise"), ("made/1",))
     assert (meta.classes, meta.n_train, meta.seed) == ((2, 6, 17), 90, 3)
@@ -219,7 +219,7 @@ def test_the_meta_says_what_it_was_trained_on():
     assert meta.parameters["rounds"] == 8
 
 
-def test_two_fits_are_the_same_bytes():
+def test_two_fits_are_the_same_bytes() -> None:
     sampled = XgbParameters(rounds=5, max_depth=3, subsample=0.5, colsample=0.5)
     first, again = (fit_xgb(made_samples(), seed=1, parameters=sampled) for _ in range(2))
     other = fit_xgb(made_samples(), seed=2, parameters=sampled)
@@ -227,7 +227,7 @@ def test_two_fits_are_the_same_bytes():
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_a_loaded_model_predicts_the_same_bytes(tmp_path: Path):
+def test_a_loaded_model_predicts_the_same_bytes(tmp_path: Path) -> None:
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     model.save(tmp_path / "xgb")
     loaded = load_model(tmp_path / "xgb")
@@ -238,14 +238,14 @@ def test_a_loaded_model_predicts_the_same_bytes(tmp_path: Path):
     assert sorted(p.name for p in (tmp_path / "xgb").iterdir()) == ["model.json", "model.ubj"]
 
 
-def test_a_pickled_model_predicts_the_same_bytes():
+def test_a_pickled_model_predicts_the_same_bytes() -> None:
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     rows = made_samples(seed=5)["features"].values
     wanted = model.probability(rows)
     assert pickle.loads(pickle.dumps(model)).probability(rows).tobytes() == wanted.tobytes()
 
 
-def test_samples_without_weight_or_features_are_left_out():
+def test_samples_without_weight_or_features_are_left_out() -> None:
     samples = made_samples()
     samples["weight"][samples["lcz"].values == 6] = 0
     samples["features"][0] = np.nan
@@ -253,7 +253,7 @@ def test_samples_without_weight_or_features_are_left_out():
     assert (meta.classes, meta.n_train) == ((2, 17), 59)
 
 
-def test_weights_move_the_vote():
+def test_weights_move_the_vote() -> None:
     samples = made_samples().isel(sample=slice(0, 60))
     samples["features"][:] = 0
     samples["weight"][samples["lcz"].values == 17] = 9
@@ -264,50 +264,48 @@ def test_weights_move_the_vote():
     np.testing.assert_allclose(probability[0, [1, 5, 16]], [1 / 11, 1 / 11, 9 / 11], atol=0.05)
 
 
-def test_one_class_is_refused_with_a_remedy():
+def test_one_class_is_refused_with_a_remedy() -> None:
     samples = made_samples()
     samples["lcz"][:] = 6
     with pytest.raises(ModelError, match=r"hold only LCZ 6; .* Add labels"):
         fit_xgb(samples, seed=0)
 
 
-def test_samples_that_teach_nothing_are_refused():
+def test_samples_that_teach_nothing_are_refused() -> None:
     samples = made_samples()
     samples["features"][:] = np.nan
     with pytest.raises(ModelError, match="no labelled sample with valid features"):
         fit_xgb(samples, seed=0)
 
 
-def test_a_code_18_is_refused():
+def test_a_code_18_is_refused() -> None:
     samples = made_samples()
     samples["lcz"][0] = 18
     with pytest.raises(LabelError, match="code 18"):
         fit_xgb(samples, seed=0)
 
 
-def test_a_negative_weight_is_refused():
+def test_a_negative_weight_is_refused() -> None:
     samples = made_samples()
     samples["weight"][0] = -1
     with pytest.raises(ModelError, match=r"weight such as -1\.0"):
         fit_xgb(samples, seed=0)
 
 
-def test_a_parameter_out_of_range_is_refused():
+def test_a_parameter_out_of_range_is_refused() -> None:
     with pytest.raises(ModelError, match=r"xgb subsample = 1\.5"):
         fit_xgb(made_samples(), seed=0, parameters=XgbParameters(subsample=1.5))
 
 
-def test_without_xgboost_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+def test_without_xgboost_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xgboost", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lczcube\[xgb\]'"):
         fit_xgb(made_samples(), seed=0)
 
 
-def test_importing_the_models_loads_no_heavy_library():
+def test_importing_the_models_loads_no_heavy_library() -> None:
     code = "import sys, lczcube.models; print(*{'torch', 'xgboost', 'sklearn'} & set(sys.modules))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
 
@@ -315,7 +313,7 @@ def test_importing_the_models_loads_no_heavy_library():
 
 
 @pytest.mark.parametrize("fit", [fit_forest, fit_knn])
-def test_a_baseline_learns_zones_that_lie_apart(fit):
+def test_a_baseline_learns_zones_that_lie_apart(fit: Fit) -> None:
     model = fit(made_samples(), seed=0)
     fresh = made_samples(seed=1)
     probability = model.probability(fresh["features"].values)
@@ -324,7 +322,7 @@ def test_a_baseline_learns_zones_that_lie_apart(fit):
 
 
 @pytest.mark.parametrize("fit", [fit_forest, fit_knn])
-def test_a_baseline_reads_nan_as_the_median_of_training(fit):
+def test_a_baseline_reads_nan_as_the_median_of_training(fit: Fit) -> None:
     samples = made_samples()
     model = fit(samples, seed=0)
     median = np.median(samples["features"].values[:, 2])
@@ -334,7 +332,7 @@ def test_a_baseline_reads_nan_as_the_median_of_training(fit):
     assert one.tolist() == other.tolist()
 
 
-def test_knn_does_not_depend_on_the_unit_of_a_feature():
+def test_knn_does_not_depend_on_the_unit_of_a_feature() -> None:
     samples = made_samples()
     rows = made_samples(seed=1)["features"].values
     wanted = fit_knn(samples).probability(rows).argmax(axis=1)
@@ -346,7 +344,7 @@ def test_knn_does_not_depend_on_the_unit_of_a_feature():
 # maps
 
 
-def test_the_map_gives_each_cell_its_zone_on_its_coordinates():
+def test_the_map_gives_each_cell_its_zone_on_its_coordinates() -> None:
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     mapped = predict_features(model, made_features())
     row, column = np.mgrid[:7, :9]
@@ -358,7 +356,7 @@ def test_the_map_gives_each_cell_its_zone_on_its_coordinates():
     assert mapped["cell_x"].values[0] == 10
 
 
-def test_nodata_is_where_features_are_unknown_or_not_covered_only():
+def test_nodata_is_where_features_are_unknown_or_not_covered_only() -> None:
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     mapped = predict_features(model, made_features())
     empty = np.zeros((7, 9), bool)
@@ -369,7 +367,7 @@ def test_nodata_is_where_features_are_unknown_or_not_covered_only():
     np.testing.assert_array_equal((mapped["probability"] == 255).any("lcz_class"), empty)
 
 
-def test_confidence_is_the_per_cent_of_the_zone():
+def test_confidence_is_the_per_cent_of_the_zone() -> None:
     mapped = predict_features(fit_forest(made_samples(), seed=0), made_features())
     known = mapped["lcz"].values > 0
     rows = np.moveaxis(mapped["probability"].values, 0, -1)[known]
@@ -379,8 +377,10 @@ def test_confidence_is_the_per_cent_of_the_zone():
     assert mapped["lcz_class"].values.tolist() == list(range(1, 18))
 
 
-@pytest.mark.parametrize("fit", [fit_forest, lambda s, seed: fit_xgb(s, seed=seed, parameters=QUICK)])
-def test_dask_equals_numpy_whatever_the_chunks(fit):
+@pytest.mark.parametrize(
+    "fit", [fit_forest, lambda s, seed: fit_xgb(s, seed=seed, parameters=QUICK)]
+)
+def test_dask_equals_numpy_whatever_the_chunks(fit: Fit) -> None:
     model = fit(made_samples(), seed=0)
     features = made_features()
     lazy = predict_features(model, features.chunk(cell_y=3, cell_x=4, feature=2))
@@ -388,7 +388,7 @@ def test_dask_equals_numpy_whatever_the_chunks(fit):
     xr.testing.assert_identical(lazy.compute(), predict_features(model, features))
 
 
-def test_a_map_is_one_prediction_a_chunk():
+def test_a_map_is_one_prediction_a_chunk() -> None:
     model = fit_xgb(made_samples(), seed=0, parameters=QUICK)
     lazy = predict_features(model, made_features().chunk(cell_y=3, cell_x=4, feature=-1))
     graph = lazy["lcz"].data.__dask_graph__()
@@ -397,20 +397,20 @@ def test_a_map_is_one_prediction_a_chunk():
     assert lazy["lcz"].chunks == ((3, 3, 1), (4, 4, 1))
 
 
-def test_predicting_leaves_the_features_as_they_were():
+def test_predicting_leaves_the_features_as_they_were() -> None:
     features = made_features()
     before = features.copy(deep=True)
     predict_features(fit_forest(made_samples(), seed=0), features)
     xr.testing.assert_identical(features, before)
 
 
-def test_features_of_another_product_are_not_mapped():
+def test_features_of_another_product_are_not_mapped() -> None:
     features = made_features().assign_attrs(products=json.dumps(["made/2"]))
     with pytest.raises(ModelError, match="trained on made/1"):
         predict_features(fit_forest(made_samples(), seed=0), features)
 
 
-def test_features_in_another_order_are_not_mapped():
+def test_features_in_another_order_are_not_mapped() -> None:
     features = made_features().isel(feature=[1, 0, 2])
     with pytest.raises(ModelError, match="number 0 is 'b', not 'a'"):
         predict_features(fit_forest(made_samples(), seed=0), features)

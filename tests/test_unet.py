@@ -28,9 +28,7 @@ HALO = context_px(TINY)
 
 def made_grid(x0: int = 0, y0: int = 0, x1: int = 26, y1: int = 24, chunk_cells: int = 10) -> Grid:
     """Cells of 3 x 3 pixels: neither they nor their chunks are whole pooling blocks of 4 pixels."""
-    return Grid(
-        "EPSG:32632", (x0, y0, x1, y1), pixel_m=10, cell_m=30, chunk_cells=chunk_cells
-    )
+    return Grid("EPSG:32632", (x0, y0, x1, y1), pixel_m=10, cell_m=30, chunk_cells=chunk_cells)
 
 
 def world(grid: Grid, halo_px: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,14 +81,14 @@ def mapped(model: UnetModel, grid: Grid, *, chunks: int | None = 37) -> xr.Datas
 # what it learns
 
 
-def test_sparse_labels_teach_the_pixels_between_them_and_beyond(model: UnetModel):
+def test_sparse_labels_teach_the_pixels_between_them_and_beyond(model: UnetModel) -> None:
     grid = made_grid()
     image, zones = world(grid, 0)
     known = np.isfinite(image).all(axis=0)
     assert (mapped(model, grid)["lcz"].values == zones)[known].mean() > 0.95
 
 
-def test_the_meta_says_what_it_was_trained_on(model: UnetModel):
+def test_the_meta_says_what_it_was_trained_on(model: UnetModel) -> None:
     area = made_area(made_grid())
     valid = np.isfinite(world(made_grid(), 0)[0]).all(axis=0)
     assert (model.meta.kind, model.meta.features, model.meta.products) == ("unet", BANDS, PRODUCTS)
@@ -99,14 +97,14 @@ def test_the_meta_says_what_it_was_trained_on(model: UnetModel):
     assert model.meta.synthetic
 
 
-def test_bands_are_normalised_by_the_labelled_valid_pixels(model: UnetModel):
+def test_bands_are_normalised_by_the_labelled_valid_pixels(model: UnetModel) -> None:
     image, _ = world(made_grid(), 0)
     labelled = (made_area(made_grid()).lcz > 0) & np.isfinite(image).all(axis=0)
     np.testing.assert_allclose(model.state["input.mean"], image[:, labelled].mean(1), rtol=1e-5)
     np.testing.assert_allclose(model.state["input.std"], image[:, labelled].std(1), rtol=1e-4)
 
 
-def test_two_fits_have_equal_weights_and_another_seed_has_not():
+def test_two_fits_have_equal_weights_and_another_seed_has_not() -> None:
     quick = UnetParameters(epochs=2, width=4, window_px=16, batch=4)
     area = made_area(made_grid())
     first, again, other = (fit([area], seed=s, parameters=quick) for s in (1, 1, 2))
@@ -115,7 +113,7 @@ def test_two_fits_have_equal_weights_and_another_seed_has_not():
     assert first.fingerprint != other.fingerprint
 
 
-def test_a_fit_leaves_torch_as_it_was():
+def test_a_fit_leaves_torch_as_it_was() -> None:
     import torch
 
     torch.manual_seed(7)
@@ -126,7 +124,7 @@ def test_a_fit_leaves_torch_as_it_was():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_a_label_with_weight_0_is_no_label():
+def test_a_label_with_weight_0_is_no_label() -> None:
     area = made_area(made_grid())
     weight = np.where(area.lcz == 6, 0, 1).astype(np.float32)
     quick = UnetParameters(epochs=1, width=4, window_px=16)
@@ -134,7 +132,7 @@ def test_a_label_with_weight_0_is_no_label():
     assert fit([weighted], parameters=quick).meta.classes == (3, 17)
 
 
-def test_dask_and_numpy_images_give_equal_weights():
+def test_dask_and_numpy_images_give_equal_weights() -> None:
     quick = UnetParameters(epochs=1, width=4, window_px=16)
     grid = made_grid()
     area = made_area(grid)
@@ -142,7 +140,7 @@ def test_dask_and_numpy_images_give_equal_weights():
     assert fit([area], parameters=quick).fingerprint == fit([lazy], parameters=quick).fingerprint
 
 
-def test_only_chunks_under_labels_are_read_and_each_once():
+def test_only_chunks_under_labels_are_read_and_each_once() -> None:
     grid = made_grid()
     area = made_area(grid, halo_px=0)
     lcz = area.lcz.copy()
@@ -162,7 +160,7 @@ def test_only_chunks_under_labels_are_read_and_each_once():
     assert [row for _, row, _ in read] == sorted(row for _, row, _ in read)
 
 
-def test_the_eight_turns_are_all_different_and_turn_labels_as_images():
+def test_the_eight_turns_are_all_different_and_turn_labels_as_images() -> None:
     raster = np.arange(9).reshape(3, 3)
     turned = {_turned(raster, turn).tobytes() for turn in range(8)}
     assert len(turned) == 8
@@ -173,7 +171,7 @@ def test_the_eight_turns_are_all_different_and_turn_labels_as_images():
 # what the map promises
 
 
-def test_the_map_does_not_depend_on_chunks(model: UnetModel):
+def test_the_map_does_not_depend_on_chunks(model: UnetModel) -> None:
     whole = mapped(model, made_grid(chunk_cells=30), chunks=None).compute()
     for chunk_cells, chunks in ((10, 11), (13, 50), (3, 37)):
         cut = mapped(model, made_grid(chunk_cells=chunk_cells), chunks=chunks).compute()
@@ -182,22 +180,24 @@ def test_the_map_does_not_depend_on_chunks(model: UnetModel):
         assert np.abs(difference).max() <= 1
 
 
-def test_probabilities_do_not_depend_on_chunks(model: UnetModel, monkeypatch: pytest.MonkeyPatch):
-    def raw(grid: Grid) -> np.ndarray:
-        """Probabilities in steps of 1/50000 instead of per cent, where known."""
-        out = []
-        monkeypatch.setattr(
-            "lczcube.models.unet.stacked_layers",
-            lambda p, known: out.append((known.shape, p)) or np.zeros((19, *known.shape), np.uint8),
-        )
-        mapped(model, grid)["lcz"].data.compute(scheduler="sync")
-        return np.sort(np.concatenate([p for _, p in out]), axis=0)
+def test_probabilities_are_those_of_one_pass_over_the_whole_image(model: UnetModel) -> None:
+    import torch
 
-    whole, cut = raw(made_grid(chunk_cells=30)), raw(made_grid(chunk_cells=10))
-    np.testing.assert_allclose(cut, whole, atol=1e-4)
+    grid = made_grid()
+    image, _ = world(grid, HALO)
+    mean, std = (model.state[name][:, None, None] for name in ("input.mean", "input.std"))
+    valid = np.isfinite(image).all(axis=0)
+    inputs = np.where(valid, (image - mean) / std, 0)
+    stacked = np.concatenate([inputs, valid[None]])[None, :, :120, :124].astype(np.float32)
+    with torch.inference_mode():
+        logits = model.network(torch.from_numpy(stacked))[0, :, HALO:96, HALO:102]
+        wanted = torch.softmax(logits, dim=0).numpy()
+    percent = mapped(model, grid)["probability"].sel(lcz_class=[3, 6, 17]).values
+    known = valid[HALO:-HALO, HALO:-HALO]
+    assert np.abs(percent / 100 - wanted)[:, known].max() <= 0.005 + 1e-3
 
 
-def test_the_map_does_not_depend_on_the_bbox(model: UnetModel):
+def test_the_map_does_not_depend_on_the_bbox(model: UnetModel) -> None:
     large, small = made_grid(), made_grid(x0=3, y0=2, x1=24, y1=19)
     whole, part = mapped(model, large).compute(), mapped(model, small).compute()
     inside = whole.isel(y=slice(15, 66), x=slice(9, 72))
@@ -205,7 +205,7 @@ def test_the_map_does_not_depend_on_the_bbox(model: UnetModel):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_pixel_sees_no_farther_than_the_context(depth: int):
+def test_a_pixel_sees_no_farther_than_the_context(depth: int) -> None:
     import torch
 
     parameters = UnetParameters(epochs=1, width=4, depth=depth, window_px=16)
@@ -221,7 +221,7 @@ def test_a_pixel_sees_no_farther_than_the_context(depth: int):
     assert reach - 2**depth < seen <= reach
 
 
-def test_nodata_is_where_the_pixel_itself_is_invalid_only(model: UnetModel):
+def test_nodata_is_where_the_pixel_itself_is_invalid_only(model: UnetModel) -> None:
     grid = made_grid()
     invalid = ~np.isfinite(world(grid, 0)[0]).all(axis=0)
     found = mapped(model, grid).compute()
@@ -230,14 +230,14 @@ def test_nodata_is_where_the_pixel_itself_is_invalid_only(model: UnetModel):
     np.testing.assert_array_equal((found["probability"] == 255).any("lcz_class"), invalid)
 
 
-def test_an_image_without_any_valid_pixel_gives_no_data(model: UnetModel):
+def test_an_image_without_any_valid_pixel_gives_no_data(model: UnetModel) -> None:
     grid = made_grid()
     image = made_image(grid) * np.float32(np.nan)
     found = predict_unet(model, image, grid=grid, halo_px=HALO, products=PRODUCTS)
     assert set(np.unique(found["lcz"].values)) == {0}
 
 
-def test_the_map_is_lazy_on_the_grid_in_its_chunks(model: UnetModel):
+def test_the_map_is_lazy_on_the_grid_in_its_chunks(model: UnetModel) -> None:
     grid = made_grid()
     found = mapped(model, grid)
     assert found["lcz"].shape == grid.shape
@@ -246,7 +246,7 @@ def test_the_map_is_lazy_on_the_grid_in_its_chunks(model: UnetModel):
     assert {str(v.dtype) for v in found.data_vars.values()} == {"uint8"}
 
 
-def test_coordinates_of_the_image_are_kept_without_the_halo(model: UnetModel):
+def test_coordinates_of_the_image_are_kept_without_the_halo(model: UnetModel) -> None:
     grid = made_grid()
     image = made_image(grid)
     image = image.assign_coords(y=np.arange(image.sizes["y"]), x=np.arange(image.sizes["x"]))
@@ -255,13 +255,13 @@ def test_coordinates_of_the_image_are_kept_without_the_halo(model: UnetModel):
     assert found["x"].values[[0, -1]].tolist() == [HALO, HALO + grid.shape[1] - 1]
 
 
-def test_a_larger_halo_changes_nothing(model: UnetModel):
+def test_a_larger_halo_changes_nothing(model: UnetModel) -> None:
     grid = made_grid()
     wide = predict_unet(model, made_image(grid, 40, 33), grid=grid, halo_px=40)
     np.testing.assert_array_equal(wide["lcz"], mapped(model, grid)["lcz"])
 
 
-def test_a_loaded_model_maps_the_same(model: UnetModel, tmp_path: Path):
+def test_a_loaded_model_maps_the_same(model: UnetModel, tmp_path: Path) -> None:
     model.save(tmp_path / "unet")
     loaded = load_model(tmp_path / "unet")
     assert isinstance(loaded, UnetModel)
@@ -274,85 +274,85 @@ def test_a_loaded_model_maps_the_same(model: UnetModel, tmp_path: Path):
     ]
 
 
-def test_saving_twice_gives_the_same_bytes(model: UnetModel, tmp_path: Path):
+def test_saving_twice_gives_the_same_bytes(model: UnetModel, tmp_path: Path) -> None:
     for name in ("one", "two"):
         model.save(tmp_path / name)
     for name in ("model.json", "weights.safetensors"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_a_pickled_model_is_the_same(model: UnetModel):
+def test_a_pickled_model_is_the_same(model: UnetModel) -> None:
     assert pickle.loads(pickle.dumps(model)).fingerprint == model.fingerprint
 
 
 # what is refused
 
 
-def test_an_image_of_other_bands_is_refused(model: UnetModel):
+def test_an_image_of_other_bands_is_refused(model: UnetModel) -> None:
     grid = made_grid()
     image = made_image(grid).assign_coords(band=["green", "red"])
     with pytest.raises(ModelError, match="number 0 is 'green', not 'red'"):
         predict_unet(model, image, grid=grid, halo_px=HALO)
 
 
-def test_an_image_of_another_product_is_refused(model: UnetModel):
+def test_an_image_of_another_product_is_refused(model: UnetModel) -> None:
     grid = made_grid()
     image = made_image(grid)
     with pytest.raises(ModelError, match="trained on made/1, these features are of made/2"):
         predict_unet(model, image, grid=grid, halo_px=HALO, products=("made/2",))
 
 
-def test_a_halo_below_the_context_is_refused(model: UnetModel):
+def test_a_halo_below_the_context_is_refused(model: UnetModel) -> None:
     grid = made_grid()
     with pytest.raises(GridMismatchError, match="10 px past the grid and the model sees 24"):
         predict_unet(model, made_image(grid, 10), grid=grid, halo_px=10)
 
 
-def test_an_image_off_the_grid_is_refused(model: UnetModel):
+def test_an_image_off_the_grid_is_refused(model: UnetModel) -> None:
     grid = made_grid()
     with pytest.raises(GridMismatchError, match="on this grid with a halo of 24 px it is"):
         predict_unet(model, made_image(grid)[:, 1:], grid=grid, halo_px=HALO)
 
 
-def test_labels_off_the_image_are_refused():
+def test_labels_off_the_image_are_refused() -> None:
     area = made_area(made_grid())
     with pytest.raises(GridMismatchError, match="image of made has dims"):
         fit([Area("made", area.image, area.lcz[1:], halo_px=HALO)])
 
 
-def test_a_code_18_is_refused():
+def test_a_code_18_is_refused() -> None:
     area = made_area(made_grid())
     area.lcz[0, 0] = 18
     with pytest.raises(LabelError, match="labels of made hold LCZ code 18"):
         fit([area])
 
 
-def test_labels_on_invalid_pixels_only_are_refused():
+def test_labels_on_invalid_pixels_only_are_refused() -> None:
     area = made_area(made_grid())
     blank = Area("made", area.image * np.float32(np.nan), area.lcz, halo_px=HALO)
     with pytest.raises(ModelError, match="no labelled sample with valid features"):
         fit([blank])
 
 
-def test_one_class_is_refused():
+def test_one_class_is_refused() -> None:
     area = made_area(made_grid())
     one = Area("made", area.image, np.where(area.lcz == 6, area.lcz, 0), halo_px=HALO)
     with pytest.raises(ModelError, match="only LCZ 6"):
         fit([one])
 
 
-def test_a_window_that_cannot_be_halved_is_refused():
+def test_a_window_that_cannot_be_halved_is_refused() -> None:
     with pytest.raises(ModelError, match=r"window_px = 18 is not a multiple of 4.*use 20"):
         fit([made_area(made_grid())], parameters=UnetParameters(window_px=18))
 
 
-def test_a_diverging_fit_stops():
+def test_a_diverging_fit_stops() -> None:
     wild = UnetParameters(epochs=3, width=4, window_px=16, learning_rate=1e30)
     with pytest.raises(ModelError, match="training diverged. Lower learning_rate"):
         fit([made_area(made_grid())], parameters=wild)
 
 
-def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+def test_without_torch_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'lczcube\[unet\]'"):
         fit([made_area(made_grid())])

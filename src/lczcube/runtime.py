@@ -7,6 +7,7 @@ opens one scheduler around all of it.
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -165,7 +166,13 @@ def require_memory(projected_bytes: int, budget_bytes: int, *, remedy: str) -> N
 def _threads(n_threads: int) -> Iterator[str]:
     import dask
 
-    with dask.config.set(scheduler="threads", num_workers=n_threads):
+    with (
+        dask.config.set(scheduler="threads", num_workers=n_threads),
+        warnings.catch_warnings(),
+    ):
+        # rasterio silences this for its own in-memory targets with warnings.catch_warnings, which
+        # is not thread-safe: with several threads it leaks, and says nothing of the user's files.
+        warnings.filterwarnings("ignore", message="Dataset has no geotransform")
         yield f"threads ({n_threads})"
 
 

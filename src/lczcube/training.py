@@ -13,7 +13,7 @@ import xarray as xr
 
 from lczcube.config import CityFile, RunTable
 from lczcube.crossval import Candidate, CrossValidation, cross_validate
-from lczcube.cube import image
+from lczcube.cube import GRID_ATTR, image
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
 from lczcube.labels import rasterize_labels
@@ -122,7 +122,8 @@ def predict_maps(config: CityFile, data: CityData, folder: Path) -> dict[str, xr
         maps["cells"] = predict_features(XgbModel.load(folder / "xgb"), data.features)
     if "unet" in run.models:
         maps["pixels"] = _predict_unet(UnetModel.load(folder / "unet"), data)
-    return maps
+    grid = {GRID_ATTR: data.grid.to_json()}
+    return {name: lcz_map.assign_attrs(grid) for name, lcz_map in maps.items()}
 
 
 def cross_validate_models(

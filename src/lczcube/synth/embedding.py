@@ -71,9 +71,9 @@ class Difficulty:
     signature: float = 0.8
     twin: float = 0.008
     variation: float = 0.03
-    nuisance: float = 7.0
+    nuisance: float = 8.0
     city_shift: float = 0.03
-    city_bend: float = 0.35
+    city_bend: float = 0.33
     pixel_noise: float = 0.03
 
     def __post_init__(self) -> None:
