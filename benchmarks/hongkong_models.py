@@ -58,10 +58,11 @@ class Scene:
     def _burn(self, shapes: gpd.GeoSeries, values: npt.ArrayLike) -> npt.NDArray[np.int32]:
         pairs = list(zip(shapes, np.asarray(values), strict=True))
         shape = self.image.shape[1:]
-        return rasterize(pairs, shape, transform=self.transform, dtype="int32")
+        burnt = rasterize(pairs, shape, transform=self.transform, dtype="int32")
+        return np.asarray(burnt, np.int32)
 
     def pixels(self) -> xr.Dataset:
-        return self._samples(self.image[:, *self.at].T)
+        return self._samples(self.image[:, self.at[0], self.at[1]].T)
 
     def windows(self) -> xr.Dataset:
         padded = np.pad(self.image, ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)

@@ -2,10 +2,12 @@ import json
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import dask.array as da
 import numpy as np
+import numpy.typing as npt
 import pytest
 import xarray as xr
 
@@ -18,6 +20,7 @@ from lczcube.errors import (
 )
 from lczcube.models import (
     ModelMeta,
+    TabularModel,
     XgbModel,
     XgbParameters,
     fit_forest,
@@ -31,6 +34,7 @@ from lczcube.models.balance import balanced_weights
 from lczcube.models.meta import read_meta, written_folder
 from lczcube.probability import quantise
 
+Fit = Callable[..., TabularModel]
 QUICK = XgbParameters(rounds=8, max_depth=3, colsample=1.0, subsample=1.0)
 META = ModelMeta("xgb", ("a", "b"), ("made/1",), (2, 6), 0, 3, True, {"rounds": 1})
 
@@ -73,7 +77,7 @@ def made_features(rows: int = 7, columns: int = 9) -> xr.Dataset:
     )
 
 
-def row_of(**per_code: float) -> np.ndarray:
+def row_of(**per_code: float) -> npt.NDArray[np.float32]:
     row = np.zeros(17, np.float32)
     for name, value in per_code.items():
         row[int(name[1:]) - 1] = value
@@ -149,9 +153,8 @@ def test_other_features_are_refused(features: list[str], products: list[str], me
 def test_a_failed_write_leaves_the_old_model_and_nothing_else(tmp_path: Path) -> None:
     with written_folder(tmp_path / "m", META) as folder:
         (folder / "weights").write_text("old")
-    with pytest.raises(OSError, match="disk"), written_folder(tmp_path / "m", META) as folder:
-        (folder / "weights").write_text("new")
-        raise OSError("disk")
+    with pytest.raises(IsADirectoryError), written_folder(tmp_path / "m", META) as folder:
+        folder.write_text("new")
     assert (tmp_path / "m" / "weights").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
