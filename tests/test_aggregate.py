@@ -194,7 +194,9 @@ def test_a_patch_on_the_lattice_has_the_features_of_its_cell(scene: Scene) -> No
     cells = aggregate(cube).compute()
     corners = [(X0 + 320 * j, Y0 - 320 * i) for i, j in ((7, 7), (0, 0), (2, 5), (1, 1))]
     patches = aggregate_patches(cube, patches_at(*corners)).compute()
-    expected = np.stack([cells["features"].values[i, j] for i, j in ((7, 7), (0, 0), (2, 5), (1, 1))])
+    expected = np.stack(
+        [cells["features"].values[i, j] for i, j in ((7, 7), (0, 0), (2, 5), (1, 1))]
+    )
     np.testing.assert_array_equal(patches["features"].values, expected)
     assert patches["patch_id"].values.tolist() == ["p0", "p1", "p2", "p3"]
 

@@ -220,7 +220,8 @@ def layer_geobox(catalog: Catalog, name: str, *, bbox: BBox) -> GeoBox:
     items = catalog.items(name, bbox=bbox)
     if not items:
         raise CatalogError(
-            f"layer {name!r}, the anchor, has no item in bbox {bbox} (EPSG:4326); check the city's bbox."
+            f"layer {name!r}, the anchor, has no item in bbox {bbox} (EPSG:4326); "
+            "check the city's bbox."
         )
     properties = items[0].properties
     crs = properties.get("proj:code") or properties["proj:wkt2"]

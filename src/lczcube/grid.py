@@ -93,8 +93,8 @@ class Grid:
         if any(v % step for v in self.cells):
             grown = _grow(self.cells, step)
             raise GridError(
-                f"grid bounds {self.cells} in cells cut an output pixel of {self.stride_m:g} m; bounds "
-                f"are multiples of {step} cells at this stride. Use {grown}."
+                f"grid bounds {self.cells} in cells cut an output pixel of {self.stride_m:g} m; "
+                f"bounds are multiples of {step} cells at this stride. Use {grown}."
             )
 
     @classmethod
@@ -346,8 +346,8 @@ def require_legal(pixel_m: float, cell_m: float, stride_m: float, chunk_cells: i
     if stride not in legal_strides:
         nearest = sorted(_nearest(stride, legal_strides))
         raise GridError(
-            f"stride_m = {stride_m:g} is illegal with pixel_m = {pixel_m:g}, cell_m = {cell_m:g} and "
-            f"chunk_cells = {chunk_cells}: a stride is whole pixels, at most the cell, divides the "
+            f"stride_m = {stride_m:g} is illegal with pixel_m = {pixel_m:g}, cell_m = {cell_m:g} "
+            f"and chunk_cells = {chunk_cells}: a stride is whole pixels, at most the cell, divides the "
             f"chunk of {chunk_cells * cell_m:g} m, and leaves an even number of pixels beside it. "
             f"Use {_listed(nearest)}."
         )

@@ -22,7 +22,7 @@ from lczcube.lcz import N_CLASSES, NODATA
 from lczcube.probability import PERCENT_NODATA, quantise
 
 QUERY_BLOCK = 1024
-"""Queries per distance matrix: 1,024 x 50,000 donors in float64 is 400 MB, less for fewer donors."""
+"""Queries per distance matrix: 1,024 x 50,000 donors in float64 is 400 MB."""
 
 SPARE_CANDIDATES = 16
 """Neighbours past k whose exact distance is computed, so that ties at the edge are seen."""
@@ -78,8 +78,8 @@ def build_donors(samples: xr.Dataset) -> Donors:
     complete = np.isfinite(features).all(axis=1) & (samples["lcz"].values != NODATA)
     if not complete.any():
         raise LabelError(
-            f"none of the {samples.sizes['sample']} labelled samples has all features, so there is no "
-            "donor; do labels and inputs overlap?"
+            f"none of the {samples.sizes['sample']} labelled samples has all features, so there is "
+            "no donor; do labels and inputs overlap?"
         )
     ids = samples["patch_id"].values.astype(str)
     order = np.flatnonzero(complete)[np.argsort(ids[complete], kind="stable")]
@@ -138,7 +138,7 @@ def propagate_labels(
     _require_same_features(donors, queries)
     if k < 1 or not 0 <= min_confidence <= 1:
         raise ModelError(
-            f"k = {k}, min_confidence = {min_confidence}: k is at least 1 and the cut lies in [0, 1]."
+            f"k = {k}, min_confidence = {min_confidence}: k is at least 1, the cut in [0, 1]."
         )
     features = da.asarray(queries["features"].data)
     features = features.rechunk({-1: -1})
@@ -287,8 +287,8 @@ def _require_same_features(donors: Donors, queries: xr.Dataset) -> None:
     if products != donors.products:
         raise ModelError(
             f"queries are of product {', '.join(products)} and donors of "
-            f"{', '.join(donors.products)}; two products never share a feature space. Aggregate both "
-            "from the same inputs."
+            f"{', '.join(donors.products)}; two products never share a feature space. "
+            "Aggregate both from the same inputs."
         )
     if names != donors.feature_names:
         raise ModelError(
