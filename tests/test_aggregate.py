@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely import box
 
-from lczcube.aggregate import aggregate, aggregate_patches
 from lczcube.catalog import open_catalog
 from lczcube.cube import decode, open_cube
 from lczcube.errors import ConfigError, GridMismatchError
 from lczcube.grid import Grid
+from lczcube.windows import aggregate, aggregate_patches
 from tests.scenes import CRS, catalog_of, raster_input, write_raster
 
 X0, Y0 = 500_480, 5_400_000

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lczcube.aggregate import aggregate, aggregate_patches
     from lczcube.catalog import build_catalog, open_catalog
     from lczcube.cube import decode, open_cube
     from lczcube.evaluate import score
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from lczcube.models import load_model
     from lczcube.products import write_product
     from lczcube.propagate import build_donors, propagate_labels
+    from lczcube.windows import aggregate, aggregate_patches
 
 __version__ = "0.1.0"
 
@@ -39,8 +39,8 @@ __all__ = [
 
 _HOMES = {
     "Grid": "grid",
-    "aggregate": "aggregate",
-    "aggregate_patches": "aggregate",
+    "aggregate": "windows",
+    "aggregate_patches": "windows",
     "build_catalog": "catalog",
     "build_donors": "propagate",
     "decode": "cube",

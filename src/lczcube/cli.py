@@ -208,7 +208,7 @@ def _stages(names: list[str] | None, folder: Path, config: Path | None, options:
     run = open_run(
         folder,
         config,
-        n_threads=options.workers or n_cores(),
+        n_concurrent=(options.workers or n_cores()) if options.cluster == "threads" else 1,
         memory=options.memory,
         strict=options.strict,
         progress=_progress(),

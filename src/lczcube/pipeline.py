@@ -13,12 +13,12 @@ from typing import Any
 import dask.array
 
 from lczcube import __version__
-from lczcube.aggregate import aggregate
 from lczcube.cube import coded_layers, grid_of
 from lczcube.errors import StageError
 from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
 from lczcube.stages import STAGES, Stage, require_cube_fits
+from lczcube.windows import aggregate
 
 
 def run_stages(

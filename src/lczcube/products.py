@@ -51,6 +51,8 @@ _VARIABLE_ATTRS: dict[str, dict[str, Any]] = {
     "covered": {"long_name": "True where at least half of the output pixel is valid"},
 }
 _PERCENT = ("confidence", "probability")
+_PERCENT_ATTRS = {"_FillValue": np.uint8(PERCENT_NODATA), "scale_factor": 0.01}
+"""As attributes, not as encoding: the per cents are packed already, xarray must not pack again."""
 _SPATIAL_NAMES = {"cell_y": "y", "cell_x": "x"}
 
 
@@ -88,7 +90,8 @@ def write_product(
     Notes
     -----
     One Dask task writes one whole shard. Compressors carry checksums. ``lcz`` has the nodata 0 and
-    stays uint8; per cents are packed as uint8 and open as float32 in [0, 1] with NaN.
+    stays uint8; per cents stay uint8 and open as shares in [0, 1] with NaN, which plain xarray
+    makes float64.
     """
     path = Path(store)
     with _replacing(path, overwrite=overwrite) as partial:
@@ -190,13 +193,14 @@ def _prepare(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]
     grid = Grid.from_json(dataset.attrs[GRID_ATTR])
     named = dataset.rename({k: v for k, v in _SPATIAL_NAMES.items() if k in dataset.dims})
     geobox = _geobox_of(named, grid)
-    side_px = grid.chunk_px * round(grid.pixel_m) // round(geobox.resolution.x)
+    side_px = round(grid.chunk_px * grid.pixel_m / geobox.resolution.x)
     named = named.assign_coords(_coordinates(geobox)).chunk(_shards(named, side_px))
     encoding: dict[str, dict[str, Any]] = {}
     for name, variable in named.data_vars.items():
         variable.attrs.update(_VARIABLE_ATTRS.get(str(name), {}))
+        variable.attrs.update(_PERCENT_ATTRS if name in _PERCENT else {})
         variable.attrs["grid_mapping"] = "spatial_ref"
-        encoding[str(name)] = _encoding(str(name), variable, side_px)
+        encoding[str(name)] = _encoding(variable, side_px)
     if "lcz" in named:
         named["lcz"].attrs.update(zones.cf_attrs() | {"nodata": zones.NODATA})
     if "lcz_class" in named.coords:
@@ -239,21 +243,18 @@ def _shards(dataset: xr.Dataset, side_px: int) -> dict[str, int]:
     return {str(dim): side_px if dim in ("y", "x") else -1 for dim in dataset.dims}
 
 
-def _encoding(name: str, variable: xr.DataArray, side_px: int) -> dict[str, Any]:
+def _encoding(variable: xr.DataArray, side_px: int) -> dict[str, Any]:
     from zarr.codecs import ZstdCodec
 
     inner_px = side_px // 2 if side_px % 2 == 0 else side_px
     sides = {"y": (inner_px, side_px), "x": (inner_px, side_px)}
     inner = tuple(sides[str(d)][0] if d in sides else variable.sizes[d] for d in variable.dims)
     shard = tuple(sides[str(d)][1] if d in sides else variable.sizes[d] for d in variable.dims)
-    encoding: dict[str, Any] = {
+    return {
         "chunks": inner,
         "shards": shard,
         "compressors": [ZstdCodec(level=3, checksum=True)],
     }
-    if name in _PERCENT:
-        encoding |= {"_FillValue": np.uint8(PERCENT_NODATA), "scale_factor": np.float32(0.01)}
-    return encoding
 
 
 def _names_to_attribute(dataset: xr.Dataset, dim: str) -> xr.Dataset:

@@ -36,7 +36,9 @@ class Run:
     folder : pathlib.Path
         Where it is done.
     n_threads : int
-        Threads of a model's training.
+        Threads of a model's training. Default 1: the same bits on every machine.
+    n_concurrent : int
+        Tasks that one worker process runs at a time.
     memory : str, optional
         Memory budget of a worker, such as ``4GiB``.
     strict : bool
@@ -48,6 +50,7 @@ class Run:
     config: CityFile
     folder: Path
     n_threads: int = 1
+    n_concurrent: int = 1
     memory: str | None = None
     strict: bool = False
     progress: Progress = lambda _: None

@@ -133,9 +133,12 @@ def memory_budget_bytes(text: str | None = None) -> int:
 
         return int(MEMORY_LIMIT * DEFAULT_MEMORY_SHARE)
     try:
-        return int(parse_bytes(text))
+        size = int(parse_bytes(text))
     except ValueError as error:
         raise ConfigError(f"memory {text!r} is not a size; write 4GiB or 800MB.") from error
+    if size < 1 or not any(character.isdigit() for character in text):
+        raise ConfigError(f"memory {text!r} is not a size; write 4GiB or 800MB.")
+    return size
 
 
 def require_memory(projected_bytes: int, budget_bytes: int, *, remedy: str) -> None:
@@ -215,8 +218,11 @@ def _read_cluster_file(path: Path) -> tuple[str, dict[str, Any]]:
 
     if not path.is_file():
         raise MissingInputError(f"{path}: no such cluster file; dask_config/ holds examples.")
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(settings, dict) or settings.get("type") not in _CLUSTERS:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(settings, dict) or str(settings.get("type")) not in _CLUSTERS:
         raise ConfigError(
             f"{path}: type must be one of {', '.join(sorted(_CLUSTERS))}, with the cluster's own "
             "arguments under `options`."

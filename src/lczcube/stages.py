@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 
 from lczcube import __version__
-from lczcube.aggregate import aggregate, projected_peak_bytes
 from lczcube.catalog import build_catalog, open_catalog
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import scores_table
@@ -25,6 +24,7 @@ from lczcube.propagate import (
 from lczcube.runfolder import Run, write_json
 from lczcube.runtime import memory_budget_bytes, require_memory
 from lczcube.training import cross_validate_models, fit_models, predict_maps, training_rows
+from lczcube.windows import aggregate, projected_peak_bytes
 
 EVALUATION_SPLITS = ("validation", "testing")
 
@@ -63,7 +63,7 @@ def require_cube_fits(run: Run, cube: xr.Dataset) -> int:
     MemoryBudgetError
         If it is over the memory budget.
     """
-    peak = projected_peak_bytes(cube) * run.n_threads
+    peak = projected_peak_bytes(cube) * run.n_concurrent
     require_memory(
         peak,
         memory_budget_bytes(run.memory),

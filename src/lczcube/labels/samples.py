@@ -15,11 +15,11 @@ import pandas as pd
 import shapely
 import xarray as xr
 
-from lczcube.aggregate import aggregate_patches
 from lczcube.cube import GRID_ATTR, grid_of, halo_of, image
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
 from lczcube.labels.burn import label_cells
+from lczcube.windows import aggregate_patches
 
 MIN_VALID_FRACTION = 0.5
 """A patch with less than this share of valid pixels is no sample."""
@@ -97,9 +97,12 @@ def read_pixels(samples: xr.Dataset, cube: xr.Dataset) -> xr.Dataset:
     """
     grid, halo = grid_of(cube), halo_of(cube)
     minx, _, _, maxy = grid.bbox
+    pixels = image(cube)
+    # A patch that is half outside has its centre on the border, or a pixel past it.
+    last_row, last_column = pixels.sizes["y"] - 1, pixels.sizes["x"] - 1
     columns = np.floor((samples["x"].values - minx) / grid.pixel_m).astype(int) + halo
     rows = np.floor((maxy - samples["y"].values) / grid.pixel_m).astype(int) + halo
-    pixels = image(cube)
+    rows, columns = np.clip(rows, 0, last_row), np.clip(columns, 0, last_column)
     values = (
         pixels.data.vindex[:, rows, columns]
         if hasattr(pixels.data, "dask")

@@ -286,8 +286,9 @@ def fit_unet(
         parameters=asdict(chosen),
     )
     mean, std = _band_statistics(windows)
+    _normalise(windows, mean, std)
     with _deterministic_torch(seed, n_threads):
-        trained = _train(windows, classes, mean, std, chosen, seed)
+        trained = _train(windows, classes, chosen, seed)
     return UnetModel(meta, trained | {_MEAN: mean, _STD: std})
 
 
@@ -412,17 +413,20 @@ class _Windows:
 
 
 def _read_windows(areas: Sequence[Area], n_bands: int, parameters: UnetParameters) -> _Windows:
-    """The windows that hold labels, NaN past the image; labels of invalid pixels are dropped."""
+    """The windows that hold labels, NaN past the image; labels of invalid pixels are dropped.
+
+    The image has one channel more than bands, for the mask of :func:`_normalise`.
+    """
     side = parameters.window_px
     corners = [_labelled_corners(area.lcz, side) for area in areas]
-    image = np.full((sum(map(len, corners)), n_bands, side, side), np.nan, np.float32)
+    image = np.full((sum(map(len, corners)), n_bands + 1, side, side), np.nan, np.float32)
     start = 0
     for area, at in zip(areas, corners, strict=True):
         _fill_windows(image[start : start + len(at)], area, at)
         start += len(at)
     lcz = _cut_labels(corners, [area.lcz for area in areas], side)
     weight = _cut_labels(corners, [_weights(area) for area in areas], side)
-    taught = np.isfinite(image).all(axis=1) & (weight > 0) & (lcz > 0)
+    taught = np.isfinite(image[:, :-1]).all(axis=1) & (weight > 0) & (lcz > 0)
     lcz = np.where(taught, lcz, np.uint8(NODATA))
     require_classes(np.unique(lcz[lcz > 0]))
     weight[taught] = balanced_weights(lcz[taught], weight[taught], balance=parameters.balance)
@@ -511,10 +515,16 @@ def _paste(windows: Float32, values: Float32, place: _Place, starts: npt.NDArray
 def _band_statistics(windows: _Windows) -> tuple[Float32, Float32]:
     """Mean and standard deviation of each band over the labelled pixels, float32."""
     labelled = windows.lcz > 0
-    values = [windows.image[:, band][labelled] for band in range(windows.image.shape[1])]
+    values = [windows.image[:, band][labelled] for band in range(windows.image.shape[1] - 1)]
     mean = np.array([v.mean(dtype=np.float64) for v in values], np.float32)
     std = np.array([v.std(dtype=np.float64) for v in values], np.float32)
     return mean, np.where(std > 0, std, np.float32(1))
+
+
+def _normalise(windows: _Windows, mean: Float32, std: Float32) -> None:
+    """Turn the images into inputs of the network, in place."""
+    for window in windows.image:
+        window[:] = _inputs(window[None, :-1], mean, std)[0]
 
 
 def _network(n_inputs: int, n_classes: int, parameters: UnetParameters) -> Any:
@@ -601,22 +611,17 @@ def _deterministic_torch(seed: int, n_threads: int) -> Iterator[None]:
 
 
 def _train(
-    windows: _Windows,
-    classes: tuple[int, ...],
-    mean: Float32,
-    std: Float32,
-    parameters: UnetParameters,
-    seed: int,
+    windows: _Windows, classes: tuple[int, ...], parameters: UnetParameters, seed: int
 ) -> State:
     import torch
 
-    network = _network(windows.image.shape[1] + 1, len(classes), parameters)
+    network = _network(windows.image.shape[1], len(classes), parameters)
     network = network.to(memory_format=torch.channels_last).train()
     n_steps = parameters.epochs * -(-len(windows.lcz) // parameters.batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=parameters.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     for chosen, turn in _batches(len(windows.lcz), parameters, seed):
-        inputs, target, weight = _batch(windows, chosen, turn, classes, mean, std)
+        inputs, target, weight = _batch(windows, chosen, turn, classes)
         optimizer.zero_grad()
         noisy = inputs + parameters.noise * torch.randn_like(inputs) * inputs[:, -1:]
         noisy[:, -1] = inputs[:, -1]
@@ -645,12 +650,10 @@ def _batch(
     chosen: npt.NDArray[np.int64],
     turn: int,
     classes: tuple[int, ...],
-    mean: Float32,
-    std: Float32,
 ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
     import torch
 
-    inputs = torch.from_numpy(_turned(_inputs(windows.image[chosen], mean, std), turn))
+    inputs = torch.from_numpy(_turned(windows.image[chosen], turn))
     target = np.searchsorted(classes, _turned(windows.lcz[chosen], turn))
     weight = torch.from_numpy(_turned(windows.weight[chosen], turn))
     return inputs.contiguous(memory_format=torch.channels_last), torch.from_numpy(target), weight

@@ -74,6 +74,10 @@ split = "polygon"
 folds = 5
 seed = {seed}
 models = ["xgb", "unet"]
+
+[unet]
+epochs = 4                                  # small: a demonstration in minutes
+width = 8
 """
 
 

@@ -1,0 +1,268 @@
+"""The whole path on a small synthetic world: once per session, then looked at from all sides."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+
+from lczcube.cli import main
+from lczcube.grid import Grid
+from lczcube.synth import write_world
+
+SMALL = """
+[xgb]
+rounds = 15
+max_depth = 3
+"""
+
+
+def city_file(world: Path, models: str = '["xgb"]') -> Path:
+    """The world's own city file with small models."""
+    text = (world / "world.toml").read_text().replace('["xgb", "unet"]', models)
+    text = text.replace("epochs = 4", "epochs = 1").replace("width = 8", "width = 4")
+    path = world / "small.toml"
+    path.write_text(text + SMALL)
+    return path
+
+
+def lczcube(*arguments: str | Path) -> int:
+    """Exit status of a command run in this process."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    return int(exit_.value.code or 0)
+
+
+def digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
+    files = [path for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synth") / "world"
+    write_world(folder, cities=2, km=2.0, seed=7)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert lczcube("run", city_file(world, '["xgb", "unet"]'), folder) == 0
+    return folder
+
+
+def test_a_run_leaves_maps_scores_and_tables(done: Path) -> None:
+    for city in ("synthetic_north", "synthetic_south"):
+        for name in ("features.zarr", "pseudo_labels.parquet", "lcz.zarr", "lcz.png"):
+            assert (done / city / name).exists(), name
+    for name in ("scores.json", "scores.md", "run.json", "models/xgb/model.json"):
+        assert (done / name).exists(), name
+
+
+def test_a_second_run_changes_no_byte(
+    done: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = digests(done)
+    assert lczcube("run", city_file(world, '["xgb", "unet"]'), done) == 0
+    assert digests(done) == before
+    assert capsys.readouterr().out.count("up to date") == 7
+
+
+def test_a_map_covers_every_valid_pixel_and_no_other(done: Path, world: Path) -> None:
+    for city in ("synthetic_north", "synthetic_south"):
+        pixels = xr.open_zarr(done / city / "lcz.zarr", group="pixels")
+        tiles = sorted((world / "alphaearth" / city).rglob("*.tiff"))
+        valid = np.zeros(pixels["lcz"].shape, bool)
+        for tile in tiles:
+            with rasterio.open(tile) as file:
+                codes = file.read(1)
+                rows, columns = np.nonzero(codes != -128)
+                x, y = file.transform @ (columns + 0.5, rows + 0.5)
+            column = np.round((x - pixels.x.values[0]) / 10).astype(int)
+            row = np.round((pixels.y.values[0] - y) / 10).astype(int)
+            inside = (row >= 0) & (row < valid.shape[0]) & (column >= 0) & (column < valid.shape[1])
+            valid[row[inside], column[inside]] = True
+        np.testing.assert_array_equal(pixels["lcz"].values > 0, valid)
+
+
+def test_a_map_opens_with_xarray_alone_and_says_it_is_synthetic(done: Path) -> None:
+    store = done / "synthetic_north" / "lcz.zarr"
+    tree = xr.open_datatree(store, engine="zarr")
+    assert sorted(tree.children) == ["cells", "pixels"]
+    assert tree.attrs["synthetic"] == 1
+    lcz = tree["pixels"]["lcz"]
+    assert lcz.dims == ("y", "x")
+    assert lcz.dtype == np.uint8
+    assert "lcz_g_water" in lcz.attrs["flag_meanings"]
+    assert "EPSG" in tree["pixels"]["spatial_ref"].attrs["crs_wkt"]
+
+
+def test_a_map_lies_on_the_grid_of_its_run(done: Path) -> None:
+    cube = json.loads((done / "synthetic_south" / "cube.json").read_text())
+    grid = Grid.from_dict(cube["grid"])
+    pixels = xr.open_zarr(done / "synthetic_south" / "lcz.zarr", group="pixels")
+    np.testing.assert_allclose(
+        pixels.attrs["spatial:transform"], grid.geobox.affine[:6], rtol=0, atol=1e-6
+    )
+    assert pixels.attrs["proj:code"] == grid.crs
+    assert pixels["x"].values[0] == grid.bbox[0] + 5
+
+
+def test_pseudo_labels_contradict_no_label(done: Path) -> None:
+    for city in ("synthetic_north", "synthetic_south"):
+        pseudo = gpd.read_parquet(done / city / "pseudo_labels.parquet")
+        assert (pseudo["confidence"] >= 0.795).all()
+        assert pseudo["lcz"].between(1, 17).all()
+
+
+def test_scores_name_unit_split_and_leak(done: Path) -> None:
+    scores = json.loads((done / "scores.json").read_text())
+    assert scores["synthetic"] == 1
+    for name in ("xgb", "forest", "forest_pixels", "unet"):
+        row = scores["scores"][name]
+        assert row["unit"] == "patch"
+        assert row["split"] == "polygon, 5 folds"
+        assert row["leakage"]["n_test"] == row["n"]
+    assert set(scores["per_city"]) == {"synthetic_north", "synthetic_south"}
+
+
+def test_two_worker_processes_give_the_same_bytes_as_threads(
+    done: Path, world: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "lczcube.cli", "run"]
+    config = city_file(world, '["xgb", "unet"]')
+    options = ["--cluster", "local", "--workers", "2"]
+    subprocess.run([*command, config, tmp_path / "run", *options], check=True, timeout=280)
+    for pattern in ("*/features.zarr/**/*", "*/lcz.zarr/**/*", "*/pseudo_labels.parquet"):
+        assert digests(tmp_path / "run", pattern) == digests(done, pattern)
+
+
+def test_a_stage_alone_needs_the_stage_before(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = lczcube("propagate", tmp_path / "run", "--config", city_file(world))
+    assert status == 1
+    assert "stage 'propagate' needs 'build-catalog', which is missing" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_that_is_lost_is_done_again_and_gives_the_same_bytes(
+    done: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(done, copy)
+    before = digests(copy, "*/lcz.zarr/**/*")
+    shutil.rmtree(copy / "synthetic_north" / "lcz.zarr")
+    assert lczcube("predict", copy) == 0
+    assert digests(copy, "*/lcz.zarr/**/*") == before
+
+
+def test_a_dry_run_writes_nothing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lczcube("run", city_file(world), tmp_path / "run", "--dry-run") == 0
+    assert "build-catalog  missing" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    """Status and error of a refused command; the error is one line."""
+    status = lczcube(*arguments)
+    lines = capsys.readouterr().err.strip().splitlines()
+    message = lines[-1]
+    assert message.startswith("lczcube: ")
+    assert not any("Traceback" in line for line in lines)
+    return status, message
+
+
+def changed(world: Path, old: str, new: str) -> Path:
+    text = (world / "world.toml").read_text()
+    assert old in text
+    path = world / "changed.toml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "status", "said"),
+    [
+        ("labels/{city}.parquet", "labels/none.parquet", 1, "none.parquet"),
+        ("folds = 5", "fold = 5", 2, "unknown key 'fold'"),
+        ("cell_m = 320", "cell_m = 320\nstride_m = 30", 2, "stride_m = 30 is illegal"),
+        (
+            "cell_m = 320",
+            'cell_m = 320\nanchor = "alphaearth"',
+            2,
+            "conflicts with the anchor's EPSG:32632",
+        ),
+    ],
+    ids=["missing file", "unknown key", "illegal stride", "conflicting crs"],
+)
+def test_bad_input_is_one_line_with_its_remedy(
+    world: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    status: int,
+    said: str,
+) -> None:
+    config = changed(world, old, new)
+    if "anchor" in new:
+        north = "[city.synthetic_north]"
+        config.write_text(config.read_text().replace(north, f'{north}\ncrs = "EPSG:32633"'))
+    found, message = refused(capsys, "run", config, tmp_path / "run")
+    assert found == status
+    assert said in message
+    assert not list(tmp_path.glob("**/*.partial"))
+
+
+def test_labels_with_code_18_are_refused_by_file_and_count(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = gpd.read_parquet(world / "labels" / "synthetic_north.parquet")
+    labels.loc[labels.index[:3], "lcz"] = 18
+    labels.to_parquet(world / "labels" / "bad.parquet")
+    config = changed(world, "labels/{city}.parquet", "labels/bad.parquet")
+    status, message = refused(capsys, "run", config, tmp_path / "run")
+    assert status == 1
+    assert "bad.parquet" in message
+    assert "18 (3 times)" in message
+
+
+def test_labels_that_miss_the_grid_are_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = gpd.read_parquet(world / "labels" / "synthetic_north.parquet")
+    labels["x0"] += 50_000
+    labels = labels.set_geometry(labels.translate(50_000))
+    labels.to_parquet(world / "labels" / "far.parquet")
+    config = changed(world, "labels/{city}.parquet", "labels/far.parquet")
+    status, message = refused(capsys, "run", config, tmp_path / "run")
+    assert status == 1
+    assert "no label" in message
+
+
+def test_a_raster_without_crs_is_refused(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with rasterio.open(
+        world / "bare.tif", "w", driver="GTiff", width=8, height=8, count=1, dtype="uint8"
+    ) as file:
+        file.write(np.ones((1, 8, 8), np.uint8))
+    config = changed(world, "alphaearth/{city}/annual/{year}/*/*.tiff", "bare.tif")
+    status, message = refused(capsys, "run", config, tmp_path / "run")
+    assert status == 1
+    assert "bare.tif" in message
+    assert "CRS" in message
