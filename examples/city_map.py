@@ -21,5 +21,5 @@ labels = lczcube.read_labels(catalog, ["labels"], crs=grid.crs)
 samples = build_samples(labels, cube, cells, stats=["mean", "std", "max"])
 model = fit_xgb(samples, seed=0)
 
-lcz_map = predict_features(model, cells)
+lcz_map = predict_features(model, cells).assign_attrs(lczcube_grid=grid.to_json())
 lczcube.write_product({"cells": lcz_map}, "demo/lcz.zarr", overwrite=True)

@@ -347,8 +347,8 @@ def require_legal(pixel_m: float, cell_m: float, stride_m: float, chunk_cells: i
         nearest = sorted(_nearest(stride, legal_strides))
         raise GridError(
             f"stride_m = {stride_m:g} is illegal with pixel_m = {pixel_m:g}, cell_m = {cell_m:g} "
-            f"and chunk_cells = {chunk_cells}: a stride is whole pixels, at most the cell, divides the "
-            f"chunk of {chunk_cells * cell_m:g} m, and leaves an even number of pixels beside it. "
+            f"and chunk_cells = {chunk_cells}: a stride is whole pixels, at most the cell, divides "
+            f"the chunk of {chunk_cells * cell_m:g} m, and leaves an even number of pixels beside it. "
             f"Use {_listed(nearest)}."
         )
 

@@ -65,7 +65,8 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
     if halo_of(cube) != grid.halo_px:
         raise GridMismatchError(
             f"the cube has a halo of {halo_of(cube)} px, and windows of {grid.cell_m:g} m at a "
-            f"stride of {grid.stride_m:g} m need {grid.halo_px}. Open it with halo_px={grid.halo_px}."
+            f"stride of {grid.stride_m:g} m need {grid.halo_px}. Open it with "
+            f"halo_px={grid.halo_px}."
         )
     layers = _layers(cube)
     names = _feature_names(layers, stats)

@@ -620,12 +620,14 @@ def _train(
     n_steps = parameters.epochs * -(-len(windows.lcz) // parameters.batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=parameters.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
-    for chosen, turn in _batches(len(windows.lcz), parameters, seed):
-        inputs, target, weight = _batch(windows, chosen, turn, classes)
+    random = np.random.default_rng(seed)
+    for chosen, turn in _batches(len(windows.lcz), parameters, random):
+        image = _noisy(windows.image[chosen], parameters.noise, random)
+        inputs, target, weight = _batch(
+            image, windows.lcz[chosen], windows.weight[chosen], turn, classes
+        )
         optimizer.zero_grad()
-        noisy = inputs + parameters.noise * torch.randn_like(inputs) * inputs[:, -1:]
-        noisy[:, -1] = inputs[:, -1]
-        loss = _loss(network(noisy), target, weight, dice=parameters.dice)
+        loss = _loss(network(inputs), target, weight, dice=parameters.dice)
         _require_finite(float(loss.detach()), parameters)
         torch.autograd.backward(loss)
         optimizer.step()
@@ -635,28 +637,31 @@ def _train(
 
 
 def _batches(
-    n_windows: int, parameters: UnetParameters, seed: int
+    n_windows: int, parameters: UnetParameters, random: np.random.Generator
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Window numbers of each step and how they are turned; every window once an epoch."""
-    random = np.random.default_rng(seed)
     for _ in range(parameters.epochs):
         order = random.permutation(n_windows)
         for start in range(0, n_windows, parameters.batch):
             yield order[start : start + parameters.batch], int(random.integers(_N_TURNS))
 
 
+def _noisy(image: Float32, noise: float, random: np.random.Generator) -> Float32:
+    """The inputs with noise on the bands of valid pixels; NumPy draws it four times as fast."""
+    drawn = random.standard_normal(image[:, :-1].shape, dtype=np.float32)
+    bands = image[:, :-1] + np.float32(noise) * drawn * image[:, -1:]
+    return np.concatenate([bands, image[:, -1:]], axis=1)
+
+
 def _batch(
-    windows: _Windows,
-    chosen: npt.NDArray[np.int64],
-    turn: int,
-    classes: tuple[int, ...],
+    image: Float32, lcz: UInt8, weight: Float32, turn: int, classes: tuple[int, ...]
 ) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
     import torch
 
-    inputs = torch.from_numpy(_turned(windows.image[chosen], turn))
-    target = np.searchsorted(classes, _turned(windows.lcz[chosen], turn))
-    weight = torch.from_numpy(_turned(windows.weight[chosen], turn))
-    return inputs.contiguous(memory_format=torch.channels_last), torch.from_numpy(target), weight
+    inputs = torch.from_numpy(_turned(image, turn))
+    target = torch.from_numpy(np.searchsorted(classes, _turned(lcz, turn)))
+    weights = torch.from_numpy(_turned(weight, turn))
+    return inputs.contiguous(memory_format=torch.channels_last), target, weights
 
 
 def _turned(values: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
