@@ -348,8 +348,8 @@ def require_legal(pixel_m: float, cell_m: float, stride_m: float, chunk_cells: i
         raise GridError(
             f"stride_m = {stride_m:g} is illegal with pixel_m = {pixel_m:g}, cell_m = {cell_m:g} "
             f"and chunk_cells = {chunk_cells}: a stride is whole pixels, at most the cell, divides "
-            f"the chunk of {chunk_cells * cell_m:g} m, and leaves an even number of pixels beside it. "
-            f"Use {_listed(nearest)}."
+            f"the chunk of {chunk_cells * cell_m:g} m, and leaves an even number of pixels beside "
+            f"it. Use {_listed(nearest)}."
         )
 
 
