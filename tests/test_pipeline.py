@@ -28,7 +28,7 @@ def city_file(world: Path, models: str = '["xgb"]') -> Path:
     """The world's own city file with small models."""
     text = (world / "world.toml").read_text().replace('["xgb", "unet"]', models)
     text = text.replace("epochs = 4", "epochs = 1").replace("width = 8", "width = 4")
-    path = world / "small.toml"
+    path = world / f"small_{models.count(',')}.toml"
     path.write_text(text + SMALL)
     return path
 
