@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from lczcube.config import read_config
 from lczcube.synth import write_world
 
 PROJECT = Path(__file__).parents[1]
@@ -60,6 +61,13 @@ def test_the_areas_of_the_zones_are_those_of_their_cells(mapped: Path) -> None:
 def test_the_readme_shows_the_lines_of_the_example() -> None:
     code = (EXAMPLES / "city_map.py").read_text(encoding="utf-8").split('"""', 2)[2].strip()
     assert python_blocks((PROJECT / "README.md").read_text(encoding="utf-8")) == [code]
+
+
+def test_the_city_file_of_the_readme_is_legal(tmp_path: Path) -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mycity.toml").write_text(block, encoding="utf-8")
+    assert read_config(tmp_path / "mycity.toml").id == "mycity"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(PROJECT)))

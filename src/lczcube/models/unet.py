@@ -40,6 +40,7 @@ KIND = "unet"
 _WEIGHTS_NAME = "weights.safetensors"
 _MEAN, _STD = "input.mean", "input.std"
 _N_TURNS = 8
+_MAX_STEPS_PER_EPOCH = 64
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -63,7 +64,8 @@ class UnetParameters:
     window_px : int
         Side of a training window, a multiple of ``2**depth``.
     batch : int
-        Windows a step.
+        Windows a step; more where there are over 64 times as many, which keeps a step worth its
+        overhead.
     balance : float
         Class weights, 0 (none) to 1 (every class the same total weight).
     dice : float
@@ -617,11 +619,12 @@ def _train(
 
     network = _network(windows.image.shape[1], len(classes), parameters)
     network = network.to(memory_format=torch.channels_last).train()
-    n_steps = parameters.epochs * -(-len(windows.lcz) // parameters.batch)
+    batch = max(parameters.batch, -(-len(windows.lcz) // _MAX_STEPS_PER_EPOCH))
+    n_steps = parameters.epochs * -(-len(windows.lcz) // batch)
     optimizer = torch.optim.AdamW(network.parameters(), lr=parameters.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
     random = np.random.default_rng(seed)
-    for chosen, turn in _batches(len(windows.lcz), parameters, random):
+    for chosen, turn in _batches(len(windows.lcz), batch, parameters.epochs, random):
         image = _noisy(windows.image[chosen], parameters.noise, random)
         inputs, target, weight = _batch(
             image, windows.lcz[chosen], windows.weight[chosen], turn, classes
@@ -637,13 +640,13 @@ def _train(
 
 
 def _batches(
-    n_windows: int, parameters: UnetParameters, random: np.random.Generator
+    n_windows: int, batch: int, epochs: int, random: np.random.Generator
 ) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Window numbers of each step and how they are turned; every window once an epoch."""
-    for _ in range(parameters.epochs):
+    for _ in range(epochs):
         order = random.permutation(n_windows)
-        for start in range(0, n_windows, parameters.batch):
-            yield order[start : start + parameters.batch], int(random.integers(_N_TURNS))
+        for start in range(0, n_windows, batch):
+            yield order[start : start + batch], int(random.integers(_N_TURNS))
 
 
 def _noisy(image: Float32, noise: float, random: np.random.Generator) -> Float32:
