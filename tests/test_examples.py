@@ -41,10 +41,6 @@ def test_the_example_of_a_city_map_writes_a_map(mapped: Path) -> None:
     assert (mapped / "demo" / "lcz.zarr" / "cells" / "lcz").is_dir()
 
 
-def test_the_example_of_a_city_map_can_run_again(mapped: Path) -> None:
-    run_example("city_map.py", cwd=mapped)
-
-
 def test_the_areas_of_the_zones_are_those_of_their_cells(mapped: Path) -> None:
     import xarray as xr
 

@@ -220,14 +220,14 @@ def test_the_map_does_not_depend_on_the_bbox(model: UnetModel) -> None:
 def test_a_pixel_sees_no_farther_than_the_context(depth: int) -> None:
     import torch
 
-    parameters = UnetParameters(epochs=1, width=4, depth=depth, window_px=16)
+    parameters = UnetParameters(width=8, depth=depth)
     torch.manual_seed(0)
     network = _network(3, 3, parameters).eval()
     reach = context_px(parameters)
     side = 2 * reach + 3 * 2**depth
     seen = 0
     for at in range(side // 2, side // 2 + 2**depth):
-        image = torch.rand(1, 3, side, side, requires_grad=True)
+        image = torch.randn(1, 3, side, side, requires_grad=True)
         (gradient,) = torch.autograd.grad(network(image)[0, :, at, at].sum(), image)
         rows, columns = np.nonzero(np.abs(gradient[0].numpy()).sum(axis=0))
         seen = max(seen, *np.abs(rows - at), *np.abs(columns - at))
