@@ -31,10 +31,10 @@ test: check
 	$(BIN)/python -m pytest
 
 test-services: $(INSTALLED)
-	$(BIN)/python -m pytest -m services
+	$(BIN)/python -m pytest -m services || { [ $$? -eq 5 ] && echo "no tests of this tier yet"; }
 
 test-long: $(INSTALLED)
-	$(BIN)/python -m pytest -m long --timeout=3600
+	$(BIN)/python -m pytest -m long --timeout=3600 || { [ $$? -eq 5 ] && echo "no tests of this tier yet"; }
 
 check: lint types layers
 

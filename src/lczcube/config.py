@@ -143,11 +143,11 @@ class XgbTable(Table):
         Class weights, 0 (none) to 1 (every class the same total weight).
     """
 
-    rounds: Count = 200
+    rounds: Count = 100
     max_depth: Count = 6
     learning_rate: Share = 0.1
     subsample: Share = 0.7
-    colsample: Share = 0.3
+    colsample: Share = 0.2
     min_child_weight: Annotated[float, Field(ge=0)] = 1.0
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5
 
@@ -168,10 +168,10 @@ class UnetTable(Table):
     """
 
     epochs: Count = 20
-    width: Count = 32
+    width: Count = 16
     depth: Annotated[int, Field(ge=1, le=6)] = 2
     learning_rate: Share = 3e-3
-    window_px: Count = 32
+    window_px: Count = 16
     batch: Count = 8
 
 

@@ -135,7 +135,7 @@ class Grid:
         --------
         >>> grid = Grid.from_bbox((11.55, 48.12, 11.60, 48.16))
         >>> grid.crs, grid.cell_shape
-        ('EPSG:32632', (15, 13))
+        ('EPSG:32632', (16, 13))
         """
         _require_bbox(bbox)
         anchor_um = (0, 0)
