@@ -96,3 +96,29 @@ def test_a_coding_comes_back_from_its_attributes(nodata: float | None) -> None:
 def test_an_unknown_rule_is_refused_with_the_known_ones(key: str) -> None:
     with pytest.raises(CatalogError, match=f"{key} 'cubic' is unknown .* known: "):
         coding(**{key: "cubic"})
+
+
+def test_codes_times_scale_are_valid_where_the_scale_is_usable() -> None:
+    codes = np.array([[[2, -128, 3, 4, 5, 6]], [[1, 1, 1, 1, 1, 1]]], np.int8)
+    scales = np.array([[[0.5, 0.25, np.nan, np.inf, 1.0, 0.0]]], np.float32)
+    coding = Coding("int8_times_scale", "finite_scale", None, (1, 1), (0, 0))
+    values = coding.decode(codes, scales)
+    nan = np.nan
+    np.testing.assert_array_equal(values[0, 0], [1.0, -32.0, nan, nan, nan, nan])
+    np.testing.assert_array_equal(values[1, 0], [0.5, 0.25, nan, nan, nan, nan])
+    assert values.dtype == np.float32
+
+
+def test_a_scale_of_every_band_is_used_band_by_band() -> None:
+    codes = np.array([[[2, 2]], [[3, 3]]], np.int8)
+    scales = np.array([[[0.5, 0.5]], [[0.25, np.nan]]], np.float32)
+    coding = Coding("int8_times_scale", "finite_scale", None, (1, 1), (0, 0))
+    values = coding.decode(codes, scales)
+    np.testing.assert_array_equal(values[:, 0, 0], [1.0, 0.75])
+    assert np.isnan(values[:, 0, 1]).all()  # one band without a scale: the pixel is not valid
+
+
+def test_codes_without_their_scales_are_refused() -> None:
+    coding = Coding("int8_times_scale", "finite_scale", None, (1,), (0,))
+    with pytest.raises(CatalogError, match="without their scales"):
+        coding.decode(np.zeros((1, 2, 2), np.int8))

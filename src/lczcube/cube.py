@@ -4,6 +4,7 @@
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,10 @@ from lczcube.catalog import Catalog, Layer
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError, GridMismatchError
 from lczcube.grid import BBox, Grid, bbox_of, project_bbox
+
+# rasterio silences this for its own in-memory targets with warnings.catch_warnings, which is not
+# thread-safe: with several threads it leaks, and says nothing of the user's files.
+warnings.filterwarnings("ignore", message="Dataset has no geotransform")
 
 GRID_ATTR = "lczcube_grid"
 HALO_ATTR = "lczcube_halo_px"
