@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS_VENV ?= .venv-docs
+DOCS_INSTALLED := $(DOCS_VENV)/.installed
 DEMO ?= demo
 
 .PHONY: help setup demo test test-services test-long lint types layers check bench docs clean
@@ -13,6 +15,7 @@ help:
 	@echo "make test-services  tests against real servers"
 	@echo "make test-long      large or slow tests"
 	@echo "make bench          benchmarks: figures against a named naive path"
+	@echo "make docs           the documentation as web pages, in site/"
 
 setup: $(INSTALLED)
 
@@ -51,5 +54,14 @@ layers: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/aggregate.py
 
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
+$(DOCS_INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group docs
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DOCS_VENV) $(DEMO) site

@@ -1,12 +1,23 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from lczcube.cube import decode, grid_of, image, open_cube, trim_halo
+from lczcube.catalog import Catalog
+from lczcube.cube import (
+    decode,
+    grid_of,
+    image,
+    node_name,
+    open_cube,
+    open_cubes,
+    trim_halo,
+)
 from lczcube.errors import CatalogError
 from lczcube.grid import Grid
+from lczcube.windows import aggregate
 from tests.scenes import CRS, catalog_of, position_codes, raster_input, write_raster
 
 X0, Y0 = 500_000, 5_400_320
@@ -179,3 +190,82 @@ def test_items_that_disagree_on_bands_are_refused(tmp_path: Path) -> None:
     catalog = catalog_of(tmp_path, raster_input("where", "*.tif"))
     with pytest.raises(CatalogError, match="differ in band names"):
         open_cube(catalog, small_grid(), inputs=["where"], year=2024)
+
+
+def two_cities(folder: Path) -> tuple[Catalog, dict[str, Grid]]:
+    """Cities 20 km apart: both have layer ``a`` of 2020 and 2024, only the first has ``b``."""
+    for name, x0 in (("west", X0), ("east", X0 + 20_480)):
+        codes = position_codes(256, 256, x0=x0, y0=Y0)
+        write_raster(folder / f"a_{name}_2020.tif", codes, x0=x0, y0=Y0, nodata=-1)
+        write_raster(folder / f"a_{name}_2024.tif", codes, x0=x0, y0=Y0, nodata=-1)
+    write_raster(folder / "b_west.tif", np.ones((1, 256, 256), np.float32), x0=X0, y0=Y0)
+    west = small_grid()
+    x0, y0, x1, y1 = west.cells
+    east = Grid(CRS, (x0 + 64, y0, x1 + 64, y1), chunk_cells=2)
+    a = raster_input("a", "a_*_{year}.tif").replace("year = 2024", "years = [2020, 2024]")
+    catalog = catalog_of(folder, a, raster_input("b", "b_west.tif"))
+    return catalog, {"São Paulo [1.5]": west, "east/side": east}
+
+
+def test_cities_are_nodes_with_their_own_grids_whatever_their_names(tmp_path: Path) -> None:
+    catalog, grids = two_cities(tmp_path)
+    tree = open_cubes(catalog, grids, inputs=["a"], year=2024)
+    assert sorted(tree.children) == ["São Paulo [1.5]", "east%2Fside"]
+    assert [node.attrs["city"] for node in tree.children.values()] == list(grids)
+    for city, grid in grids.items():
+        cube = tree[node_name(city)].to_dataset()
+        assert grid_of(cube) == grid
+        require_own_positions(cube.rename(a="where"))
+
+
+def test_a_layer_that_a_city_lacks_is_refused_with_city_and_layer(tmp_path: Path) -> None:
+    catalog, grids = two_cities(tmp_path)
+    with pytest.raises(CatalogError, match=r"city 'east/side': layer 'b' has no item .*drop_layer"):
+        open_cubes(catalog, grids, inputs=["a", "b"], year=2024)
+
+
+def test_a_layer_that_a_city_lacks_is_dropped_in_all_of_them(tmp_path: Path) -> None:
+    catalog, grids = two_cities(tmp_path)
+    tree = open_cubes(catalog, grids, inputs=["a", "b"], year=2024, missing="drop_layer")
+    assert [list(node.data_vars) for node in tree.children.values()] == [["a"], ["a"]]
+
+
+def test_a_layer_that_a_city_lacks_is_a_feature_that_says_so(tmp_path: Path) -> None:
+    catalog, grids = two_cities(tmp_path)
+    tree = open_cubes(catalog, grids, inputs=["a", "b"], year=2024, missing="indicator")
+    cubes = {city: tree[node_name(city)].to_dataset() for city in grids}
+    cells = {city: aggregate(cube, stats=("mean",)).compute() for city, cube in cubes.items()}
+    west, east = cells.values()
+    assert west["feature"].values.tolist() == east["feature"].values.tolist()
+    assert west["feature"].values.tolist()[-2:] == ["a_present", "b_present"]
+    assert (west["features"].values[..., -2:] == 1).all()
+    assert (east["features"].values[..., -2:] == [1, 0]).all()
+    assert np.isnan(east.sel(feature="b_b01_mean")["features"].values).all()
+    assert (east["valid_fraction"].values == 1).all()  # what is not there makes nothing invalid
+    assert json.loads(cubes["east/side"].attrs["missing"]) == ["b"]
+
+
+def test_the_nearest_year_is_taken_when_asked_for_and_recorded(tmp_path: Path) -> None:
+    catalog, grids = two_cities(tmp_path)
+    grid = grids["east/side"]
+    with pytest.raises(CatalogError, match="no item on this grid"):
+        open_cube(catalog, grid, inputs=["a"], year=2022)
+    cube = open_cube(catalog, grid, inputs=["a"], year=2022, nearest_year=True)
+    assert cube["a"].attrs["year_used"] == 2020  # of two as near, the earlier
+    assert str(cube["time"].values[0])[:10] == "2020-01-01"
+    assert "year_used" not in open_cube(catalog, grid, inputs=["a"], year=2024)["a"].attrs
+
+
+def test_layers_of_other_years_do_not_meet(tmp_path: Path) -> None:
+    catalog, grids = two_cities(tmp_path)
+    with pytest.raises(CatalogError, match=r"'a' \(2020-01-01, 2024-01-01\) and 'b' \(2024"):
+        open_cube(catalog, grids["São Paulo [1.5]"], inputs=["a", "b"])
+
+
+def test_a_missing_tile_is_counted(tmp_path: Path) -> None:
+    codes = position_codes(100, 256, x0=X0, y0=Y0)
+    write_raster(tmp_path / "part.tif", codes, x0=X0, y0=Y0, nodata=-1)
+    catalog = catalog_of(tmp_path, raster_input("where", "part.tif"))
+    attrs = open_cube(catalog, small_grid(), inputs=["where"], year=2024)["where"].attrs
+    assert attrs["n_tiles"] == 1
+    assert attrs["covered_share"] == pytest.approx(68 / 128)  # the grid starts 32 rows down

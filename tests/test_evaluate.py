@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, f1_score
 
 from lczcube.errors import ConfigError, LabelError
-from lczcube.evaluate import ClassScore, compare, score, scores_table
+from lczcube.evaluate import ClassScore, compare, comparisons_table, score, scores_table
 from lczcube.labels import LeakageReport
 
 SPLIT = "polygon, 5 folds, seed 0"
@@ -243,6 +243,24 @@ class TestCompare:
         assert found.statement == (
             "1 polygons cannot resolve a difference of 0.500 OA between A and B (no interval)."
         )
+
+
+class TestComparisonsTable:
+    def test_a_row_names_the_pair_its_seeds_and_the_signed_differences(self):
+        other = compare(
+            [1, 2, 2, 1], [1, 2, 1, 2], [[1, 2, 2, 1]] * 3, groups=None, n_boot=0, names=("a", "b")
+        )
+        header, rule, row = comparisons_table([other]).splitlines()
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        # a has one of two right in each class: OA and F1 are 0.5, kappa is 0; b has all right.
+        assert cells == ["a - b", "1", "4", "4", "-0.500", "-0.500", "-1.000"]
+        assert len(header) == len(rule) == len(row)
+
+    def test_brackets_hold_the_interval_of_the_difference(self):
+        true, worse, groups = random_labels(400, 20)
+        found = compare(true, true, worse, groups=groups, n_boot=50)
+        low, high = found.intervals["oa"]
+        assert f"[{low:+.3f}, {high:+.3f}]" in comparisons_table([found])
 
 
 class TestScoresTable:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import lczcube
 from lczcube.config import read_config
 from lczcube.synth import write_world
 
@@ -81,6 +82,13 @@ def test_every_page_is_in_the_navigation_and_no_other() -> None:
     settings = yaml.safe_load((PROJECT / "mkdocs.yml").read_text(encoding="utf-8"))
     pages = {str(path.relative_to(PROJECT / "docs")) for path in (PROJECT / "docs").rglob("*.md")}
     assert set(_leaves(settings["nav"])) == pages
+
+
+def test_the_reference_lists_every_public_name_and_no_other() -> None:
+    text = (PROJECT / "docs" / "reference.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: lczcube\.([\w.]+)$", text, re.MULTILINE)
+    homes = [f"{home}.{name}" for name, home in lczcube._HOMES.items()]
+    assert sorted(listed) == sorted(homes)
 
 
 @pytest.mark.parametrize("name", ["laptop", "slurm", "pbs"])

@@ -5,16 +5,20 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pytest
 import rasterio
 import xarray as xr
 
 from lczcube.cli import main
 from lczcube.grid import Grid
+from lczcube.labels.samples import read_samples
+from lczcube.products import open_features
 from lczcube.synth import write_world
 
 SMALL = """
@@ -118,6 +122,96 @@ def test_a_map_lies_on_the_grid_of_its_run(done: Path) -> None:
     )
     assert pixels.attrs["proj:code"] == grid.crs
     assert pixels["x"].values[0] == grid.bbox[0] + 5
+
+
+BANDS = {"A00": 1, "A01": 2, "A63": 64}
+"""Some bands of the embedding, and their numbers in its files."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def grid_of_run(run: Path, city: str) -> Grid:
+    return Grid.from_dict(json.loads((run / city / "cube.json").read_text())["grid"])
+
+
+def values_from_files(world: Path, run: Path, city: str) -> Floats:
+    """Bands of the tiles on the run's pixels, read with rasterio and decoded; NaN where invalid."""
+    grid = grid_of_run(run, city)
+    values = np.full((len(BANDS), *grid.shape), np.nan)
+    for tile in sorted((world / "alphaearth" / city).rglob("*.tiff")):
+        with rasterio.open(tile) as file:
+            codes = file.read(list(BANDS.values())).astype(float)
+            a, _, c, _, e, f = file.transform[:6]
+        rows, columns = np.nonzero((codes != -128).any(axis=0))
+        column = np.round((c + a * (columns + 0.5) - grid.bbox[0]) / 10 - 0.5).astype(int)
+        row = np.round((grid.bbox[3] - (f + e * (rows + 0.5))) / 10 - 0.5).astype(int)
+        inside = (row >= 0) & (row < grid.shape[0]) & (column >= 0) & (column < grid.shape[1])
+        found = codes[:, rows[inside], columns[inside]]
+        values[:, row[inside], column[inside]] = np.sign(found) * (found / 127.5) ** 2
+    return values
+
+
+def require_cells_of(values: Floats, run: Path, city: str) -> None:
+    """The means of a run's cells are those of their own 32 x 32 pixels."""
+    features = open_features(run / city / "features.zarr")["features"]
+    n_bands, height, width = values.shape
+    cells = values.reshape(n_bands, height // 32, 32, width // 32, 32)
+    for band, name in enumerate(BANDS):
+        found = features.sel(feature=f"alphaearth_{name}_mean").values
+        at = np.isfinite(found)
+        assert at.any()
+        with np.errstate(invalid="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # cells without a valid pixel
+            means = np.nanmean(cells[band], axis=(1, 3))
+        np.testing.assert_allclose(found[at], means[at], rtol=0, atol=1e-5)
+
+
+def require_samples_of(values: Floats, run: Path, city: str, labels: gpd.GeoDataFrame) -> None:
+    """The means of a run's samples are those of the 32 x 32 pixels under their labels."""
+    grid = grid_of_run(run, city)
+    samples = read_samples(run / city / "samples.parquet")
+    corners = labels.set_index("labels/" + city + "/" + labels["id"])[["x0", "y0"]]
+    names = samples["feature"].values.tolist()
+    assert samples.sizes["sample"] > 50
+    for sample, patch_id in enumerate(samples["patch_id"].values):
+        x0, y0 = corners.loc[patch_id]
+        column = round((x0 - grid.bbox[0]) / 10)
+        row = round((grid.bbox[3] - y0) / 10)
+        if min(row, column) < 0 or row + 32 > grid.shape[0] or column + 32 > grid.shape[1]:
+            continue
+        for band, name in enumerate(BANDS):
+            found = samples["features"].values[sample, names.index(f"alphaearth_{name}_mean")]
+            mean = np.nanmean(values[band, row : row + 32, column : column + 32])
+            np.testing.assert_allclose(found, mean, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("city", ["synthetic_north", "synthetic_south"])
+def test_features_are_of_the_pixels_that_the_files_hold_there(
+    done: Path, world: Path, city: str
+) -> None:
+    require_cells_of(values_from_files(world, done, city), done, city)
+
+
+@pytest.mark.parametrize("city", ["synthetic_north", "synthetic_south"])
+def test_samples_are_of_the_pixels_under_their_labels(done: Path, world: Path, city: str) -> None:
+    labels = gpd.read_parquet(world / "labels" / f"{city}.parquet")
+    require_samples_of(values_from_files(world, done, city), done, city, labels)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_features_shifted_by_one_pixel_are_seen(done: Path, world: Path, axis: int) -> None:
+    values = values_from_files(world, done, "synthetic_north")
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        require_cells_of(np.roll(values, 1, axis=axis), done, "synthetic_north")
+
+
+@pytest.mark.parametrize("column", ["x0", "y0"])
+def test_labels_shifted_by_one_pixel_are_seen(done: Path, world: Path, column: str) -> None:
+    labels = gpd.read_parquet(world / "labels" / "synthetic_north.parquet")
+    labels[column] += 10
+    values = values_from_files(world, done, "synthetic_north")
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        require_samples_of(values, done, "synthetic_north", labels)
 
 
 def test_pseudo_labels_contradict_no_label(done: Path) -> None:

@@ -1,11 +1,14 @@
+import gc
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
+import yaml
 from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_info
 
@@ -113,6 +116,107 @@ def test_a_missing_cluster_library_is_named_with_its_extra(
         open_scheduler(str(path)),
     ):
         pass
+
+
+OPTIONS = {
+    "slurm": {
+        "n_workers": 1,
+        "cores": 1,
+        "memory": "1GiB",
+        "interface": "lo",
+        "scheduler_options": {"dashboard_address": ":0"},
+    },
+    "local": {"n_workers": 1, "dashboard_address": None},
+}
+
+
+def cluster_file(folder: Path, kind: str, **changes: object) -> Path:
+    """A cluster file of one worker, with some options changed; ``...`` leaves one out."""
+    options = {k: v for k, v in (OPTIONS[kind] | changes).items() if v is not ...}
+    path = folder / "cluster.yaml"
+    path.write_text(yaml.safe_dump({"type": kind, "options": options}))
+    return path
+
+
+def fake_command(folder: Path, name: str, script: str) -> None:
+    """A stand-in for a command of SLURM."""
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def refusal(path: Path) -> str:
+    """What is said of a cluster file that cannot be used; one line, exit status 2."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Dask's, of a half-made cluster
+        with pytest.raises(ConfigError) as caught, open_scheduler(str(path)):
+            pass
+        said, status = str(caught.value), caught.value.exit_status
+        del caught
+        gc.collect()
+    assert status == 2
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("slurm", {"coers": 3}, "unknown option 'coers'. Options are those of dask_jobqueue.SLURM"),
+        ("slurm", {"memory": ...}, "You must specify how much cores and memory per job"),
+        ("slurm", {"memory": "lots"}, "Could not interpret 'lots' as a byte unit"),
+        ("slurm", {"n_workers": ...}, "n_workers = None under options; write how many"),
+        (
+            "local",
+            {"n_worker": 3},
+            "unknown option 'n_worker' (did you mean 'n_workers'?). Options",
+        ),
+        ("local", {"memory_limit": "lots"}, "Could not interpret 'lots' as a byte unit"),
+        ("local", {"n_workers": "many"}, "n_workers = 'many' under options; write how many"),
+    ],
+)
+def test_an_option_that_a_cluster_cannot_use_is_one_line_with_file_and_reason(
+    tmp_path: Path, kind: str, changes: dict[str, object], reason: str
+) -> None:
+    path = cluster_file(tmp_path, kind, **changes)
+    said = refusal(path)
+    assert said.startswith(f"{path}: ")
+    assert reason in said
+
+
+def test_options_that_are_no_table_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text("type: local\noptions: [1, 2]")
+    assert "options = [1, 2] is no table" in refusal(path)
+
+
+def test_a_job_queue_that_is_not_installed_is_named_before_anything_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = refusal(cluster_file(tmp_path, "slurm"))
+    assert "needs `sbatch`, which is not on this machine's PATH" in said
+
+
+def test_what_a_job_queue_says_when_it_refuses_a_job_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_command(tmp_path, "sbatch", "echo 'invalid partition specified: fast' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert "invalid partition specified: fast" in refusal(cluster_file(tmp_path, "slurm"))
+
+
+def test_jobs_of_a_queue_compute_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = tmp_path / "job"
+    copy_and_start = f'cp "$1" {job}.sh; setsid sh {job}.sh >/dev/null 2>&1 & echo $! > {job}'
+    fake_command(tmp_path, "sbatch", f'{copy_and_start}; echo "Submitted batch job 1"')
+    fake_command(tmp_path, "scancel", f"kill -- -$(cat {job})")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with open_scheduler(str(cluster_file(tmp_path, "slurm"))) as opened:
+        assert opened.startswith("slurm cluster")
+        assert os.getpid() not in process_of_blocks()
 
 
 def test_blas_is_held_to_one_thread_inside_and_given_back_after() -> None:

@@ -8,7 +8,7 @@ import xarray as xr
 from shapely import box
 
 from lczcube.cube import open_cube
-from lczcube.errors import LabelError
+from lczcube.errors import ConfigError, LabelError
 from lczcube.grid import Grid
 from lczcube.labels.samples import (
     build_samples,
@@ -239,3 +239,10 @@ def test_squares_are_what_was_labelled_or_as_wide_as_asked(
     narrow = sample_squares(samples, grid, side_m=100)
     assert narrow.total_bounds.tolist() == [X0 + 110, Y0 - 210, X0 + 210, Y0 - 110]
     assert narrow.crs == CRS
+
+
+def test_statistics_that_are_not_those_of_the_cells_are_refused(
+    scene: tuple[xr.Dataset, xr.Dataset],
+) -> None:
+    with pytest.raises(ConfigError, match="stats mean give 2 features of a patch"):
+        build_samples(table(label("a", 0, 0)), *scene, stats=("mean",))

@@ -64,7 +64,15 @@ def run_all(config: Path, folder: Path, /, *, options: Options | None = None) ->
 
 
 @app.command(name="build-catalog")
-def build(config: Path, out: Path, /, *, overwrite: bool = False, strict: bool = False) -> int:
+def build(
+    config: Path,
+    out: Path,
+    /,
+    *,
+    overwrite: bool = False,
+    strict: bool = False,
+    dry_run: bool = False,
+) -> int:
     """Register the inputs of a TOML file as a static STAC catalog and stac-geoparquet.
 
     Parameters
@@ -77,7 +85,15 @@ def build(config: Path, out: Path, /, *, overwrite: bool = False, strict: bool =
         Replace collections that differ from what stands there.
     strict
         Stop at the first broken file.
+    dry_run
+        Print the files that would be registered and their sizes; write nothing.
     """
+    if dry_run:
+        from lczcube.plans import plan_catalog
+
+        plan = plan_catalog(config, out)
+        print(plan.text)
+        return 1 if plan.n_missing else 0
     from lczcube.catalog import build_catalog
 
     report = build_catalog(config, out, overwrite=overwrite, strict=strict)
@@ -114,7 +130,9 @@ def describe(folder: Path, /, *, config: Path | None = None) -> None:
 
 
 @app.command
-def synth(out: Path, /, *, cities: int = 2, km: float = 6.0, seed: int = 7) -> None:
+def synth(
+    out: Path, /, *, cities: int = 2, km: float = 6.0, seed: int = 7, dry_run: bool = False
+) -> None:
     """Write a small synthetic world: inputs, labels, the true map, and its world.toml.
 
     Parameters
@@ -127,7 +145,14 @@ def synth(out: Path, /, *, cities: int = 2, km: float = 6.0, seed: int = 7) -> N
         Side of each city, km.
     seed
         Seed of everything random.
+    dry_run
+        Print what would be written and how large it is; write nothing.
     """
+    if dry_run:
+        from lczcube.plans import plan_world
+
+        print(plan_world(out, cities=cities, km=km, seed=seed))
+        return
     from lczcube.synth import write_world
 
     world = write_world(out, cities=cities, km=km, seed=seed)

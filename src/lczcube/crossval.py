@@ -47,7 +47,7 @@ class CrossValidation:
     scores : dict of str to Scores
         By candidate.
     comparisons : tuple of Comparison
-        The first candidate against each other one of as many seeds, paired.
+        The first candidate against each other one, paired, on the seeds that both have.
     per_city : dict
         ``{city: {candidate: Scores}}`` where there are several cities.
     warnings : tuple of str
@@ -156,19 +156,20 @@ def _comparisons(
     groups: npt.NDArray[Any],
     seed: int,
 ) -> tuple[Comparison, ...]:
+    """The first candidate against each other one, on the seeds that both were run with."""
     first, *others = predicted
+    pairs = ((other, min(len(predicted[first]), len(predicted[other]))) for other in others)
     return tuple(
         compare(
             truth,
-            predicted[first],
-            predicted[other],
+            predicted[first][:n_seeds],
+            predicted[other][:n_seeds],
             groups=groups,
             seed=seed,
             names=(first, other),
             group_noun="label groups",
         )
-        for other in others
-        if predicted[other].shape == predicted[first].shape
+        for other, n_seeds in pairs
     )
 
 

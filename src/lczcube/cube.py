@@ -4,30 +4,35 @@
 """
 
 import json
-import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any, Literal, NoReturn
 
+import dask.array as da
 import numpy as np
-import odc.stac
+import numpy.typing as npt
 import pystac
 import xarray as xr
-from affine import Affine
-from odc.geo import CRS, wh_
 from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
 
 from lczcube.catalog import Catalog, Layer
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError, GridMismatchError
 from lczcube.grid import BBox, Grid, bbox_of, project_bbox
-
-# rasterio silences this for its own in-memory targets with warnings.catch_warnings, which is not
-# thread-safe: with several threads it leaks, and says nothing of the user's files.
-warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+from lczcube.mosaic import Mosaic, mosaic_array, require_covered
+from lczcube.reader import Storage
+from lczcube.tiles import place_tiles, tile_of
 
 GRID_ATTR = "lczcube_grid"
 HALO_ATTR = "lczcube_halo_px"
 ASSET = "data"
+SCALES = "scales"
+
+Missing = Literal["refuse", "drop_layer", "indicator"]
+
+_EMPTY = np.empty((0, 0, 0, 0), np.float32)
 
 
 def open_cube(
@@ -38,6 +43,8 @@ def open_cube(
     year: int | None = None,
     datetime: str | None = None,
     halo_px: int | None = None,
+    nearest_year: bool = False,
+    missing: Missing = "refuse",
 ) -> xr.Dataset:
     """A lazy cube of the inputs on a grid; computes no pixel.
 
@@ -56,32 +63,152 @@ def open_cube(
         As in pystac-client: ``2024``, ``2023-06/2024-06`` …
     halo_px : int, optional
         Pixels past the grid on each side. Default: what the grid's windows need.
+    nearest_year : bool
+        Take the nearest year there is, the earlier of two, for an input that has none in ``year``;
+        the year is in its attribute ``year_used``. Default: that input is missing.
+    missing : str
+        For an input that has no item on this grid and date: ``refuse`` (default),
+        ``drop_layer``: leave it out, ``indicator``: a variable without a valid pixel, and every
+        input gets the feature ``<name>_present``. ``attrs["missing"]`` lists them.
 
     Returns
     -------
     xarray.Dataset
         One variable per input, dims ``(time, <name>_band, y, x)``; ``(y, x)`` for a static layer
         of one band. Stored codes in their stored dtype; decoder, validity, product and licence in
-        the attributes. Dask chunks of whole cells. ``attrs`` hold the grid and the halo.
+        the attributes, ``covered_share`` (how much of the pixels its tiles cover) and ``n_tiles``
+        among them. Dask chunks of whole cells. ``attrs`` hold the grid and the halo.
 
     Raises
     ------
     CatalogError
-        If an input is unknown, has no item on this grid and date, or its items disagree on bands.
+        If an input is unknown, has no item on this grid and date, its items disagree on bands, or
+        the inputs do not meet on the same years.
 
     Notes
     -----
-    Where tiles overlap, a pixel is taken from the first item in order of id that has data there.
+    Where tiles overlap, a pixel belongs to one of them: see :mod:`lczcube.mosaic`.
     """
     if not inputs:
         raise CatalogError(f"no inputs named; the catalog has {', '.join(catalog.collection_ids)}.")
     if year is not None and datetime is not None:
         raise CatalogError(f"year = {year} and datetime = {datetime!r} are both given; give one.")
-    when = str(year) if year is not None else datetime
     halo = grid.halo_px if halo_px is None else halo_px
-    layers = {name: _open_layer(catalog, grid, name, when, halo) for name in inputs}
+    wanted = _Wanted(grid, halo, str(year) if year is not None else datetime)
+    nearest = year if nearest_year else None
+    found = {name: _find_items(catalog, wanted, name, nearest) for name in inputs}
+    absent = [name for name, items in found.items() if not items]
+    if len(absent) == len(found) or (absent and missing == "refuse"):
+        _raise_no_items(catalog, absent[0], wanted)
+    layers = {
+        name: _open_layer(catalog.layer(name), items, wanted)
+        for name, items in found.items()
+        if items
+    }
+    _require_same_years(layers)
+    if missing == "indicator":
+        layers |= {name: _absent_layer(catalog, name, wanted) for name in absent}
+        layers = {name: _with_presence(layers[name], name, name not in absent) for name in inputs}
     cube = xr.merge(layers.values(), join="exact", compat="equals", combine_attrs="override")
-    return cube.assign_attrs({GRID_ATTR: grid.to_json(), HALO_ATTR: halo})
+    return cube.assign_attrs(
+        {GRID_ATTR: grid.to_json(), HALO_ATTR: halo, "missing": json.dumps(absent)}
+    )
+
+
+def open_cubes(
+    catalog: Catalog,
+    grids: Mapping[str, Grid],
+    *,
+    inputs: Sequence[str],
+    year: int | None = None,
+    datetime: str | None = None,
+    nearest_year: bool = False,
+    missing: Missing = "refuse",
+) -> xr.DataTree:
+    """Lazy cubes of many cities: a node a city, each on its own grid; computes no pixel.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where the items are.
+    grids : mapping of str to Grid
+        By city.
+    inputs, year, datetime, nearest_year, missing
+        As in :func:`open_cube`. ``drop_layer`` drops an input that one city lacks in all of them,
+        so that their features stay comparable.
+
+    Returns
+    -------
+    xarray.DataTree
+        Cubes under :func:`node_name` of each city, whose name is in their attribute ``city``.
+
+    Raises
+    ------
+    CatalogError
+        Naming the city and the layer.
+
+    Examples
+    --------
+    >>> tree = open_cubes(catalog, grids, inputs=["alphaearth"], year=2024)  # doctest: +SKIP
+    >>> tree["nairobi"]["alphaearth"].sizes  # doctest: +SKIP
+    """
+    kept = list(inputs)
+    if missing == "drop_layer":
+        kept = shared_inputs(catalog, grids, inputs=inputs, year=year, datetime=datetime)
+    cubes = {}
+    for city, grid in grids.items():
+        try:
+            cube = open_cube(
+                catalog,
+                grid,
+                inputs=kept,
+                year=year,
+                datetime=datetime,
+                nearest_year=nearest_year,
+                missing=missing,
+            )
+        except CatalogError as error:
+            raise CatalogError(f"city {city!r}: {error}") from error
+        cubes[node_name(city)] = cube.assign_attrs(city=city)
+    return xr.DataTree.from_dict(cubes)
+
+
+def shared_inputs(
+    catalog: Catalog,
+    grids: Mapping[str, Grid],
+    *,
+    inputs: Sequence[str],
+    year: int | None = None,
+    datetime: str | None = None,
+) -> list[str]:
+    """The inputs that every city has, in their order.
+
+    Raises
+    ------
+    CatalogError
+        If there is none.
+    """
+    when = str(year) if year is not None else datetime
+    wanted = [_Wanted(grid, grid.halo_px, when) for grid in grids.values()]
+    kept = [name for name in inputs if all(_find_items(catalog, w, name, None) for w in wanted)]
+    if not kept:
+        raise CatalogError(
+            f"none of {', '.join(inputs)} has items in all of {', '.join(grids)}"
+            f"{f' at {when}' if when else ''}; there is nothing to compare them by."
+        )
+    return kept
+
+
+def node_name(city: str) -> str:
+    """The name of a city's node or group: its own, but for what a path would misread.
+
+    Examples
+    --------
+    >>> node_name("São Paulo [2024]"), node_name("Rio/Niterói")
+    ('São Paulo [2024]', 'Rio%2FNiterói')
+    """
+    escaped = city.replace("%", "%25").replace("/", "%2F")
+    return escaped.replace(".", "%2E") if set(escaped) == {"."} else escaped
 
 
 def grid_of(cube: xr.Dataset) -> Grid:
@@ -105,6 +232,13 @@ def halo_of(cube: xr.Dataset) -> int:
     return int(cube.attrs.get(HALO_ATTR, 0))
 
 
+def chunks_of(grid: Grid, halo_px: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Rows and columns of the chunks of a cube: whole cells, the halo with the outermost."""
+    rows, columns = grid.shape
+    side = grid.chunk_px
+    return _chunks_along(rows, side, halo_px), _chunks_along(columns, side, halo_px)
+
+
 def trim_halo(cube: xr.Dataset) -> xr.Dataset:
     """The cube on exactly its grid's pixels."""
     halo = halo_of(cube)
@@ -125,13 +259,18 @@ def decode(cube: xr.Dataset) -> xr.Dataset:
     Returns
     -------
     xarray.Dataset
-        The same variables, dims and chunks, float32. Variables without a decoder stay as they are.
+        The same variables, dims and chunks, float32, without the scales of codes that have some.
+        Variables without a decoder stay as they are.
     """
     decoded = {
-        name: _decode_variable(variable) if "decoder" in variable.attrs else variable
-        for name, variable in cube.data_vars.items()
+        name: _decode_variable(cube[name], cube.get(f"{name}_scale")) for name in coded_layers(cube)
     }
-    return xr.Dataset(decoded, attrs=cube.attrs)
+    rest = {
+        name: variable
+        for name, variable in cube.data_vars.items()
+        if name not in decoded and str(name).removesuffix("_scale") not in decoded
+    }
+    return xr.Dataset(decoded | rest, attrs=cube.attrs)
 
 
 def layer_codes(cube: xr.Dataset, name: str) -> xr.DataArray:
@@ -153,6 +292,15 @@ def layer_codes(cube: xr.Dataset, name: str) -> xr.DataArray:
         variable = variable.isel(time=0, drop=True)
     band_dim = f"{name}_band"
     return variable if band_dim in variable.dims else variable.expand_dims({band_dim: [name]})
+
+
+def layer_scales(cube: xr.Dataset, name: str) -> xr.DataArray | None:
+    """Scales of the codes of one layer as ``(1 or <name>_band, y, x)``; None where it has none."""
+    if f"{name}_scale" not in cube:
+        return None
+    scales = cube[f"{name}_scale"]
+    scales = scales.isel(time=0, drop=True) if "time" in scales.dims else scales
+    return scales if f"{name}_band" in scales.dims else scales.expand_dims("scale_band")
 
 
 def feature_names(cube: xr.Dataset) -> list[str]:
@@ -228,51 +376,198 @@ def layer_geobox(catalog: Catalog, name: str, *, bbox: BBox) -> GeoBox:
             f"layer {name!r}, the anchor, has no item in bbox {bbox} (EPSG:4326); "
             "check the city's bbox."
         )
-    properties = items[0].properties
-    crs = properties.get("proj:code") or properties["proj:wkt2"]
-    rows, columns = properties["proj:shape"]
-    return GeoBox(wh_(columns, rows), Affine(*properties["proj:transform"][:6]), CRS(crs))
+    return tile_of(items[0]).geobox
 
 
-def _open_layer(catalog: Catalog, grid: Grid, name: str, when: str | None, halo: int) -> xr.Dataset:
-    layer = catalog.layer(name)
-    geobox = grid.read_geobox(halo)
-    bbox = project_bbox(bbox_of(geobox), grid.crs, "EPSG:4326")
-    items = catalog.items(name, bbox=bbox, datetime=None if layer.static else when)
-    if not items:
-        _raise_no_items(catalog, name, grid, when)
+@dataclass(frozen=True)
+class _Wanted:
+    """Pixels and dates that a cube is opened on."""
+
+    grid: Grid
+    halo: int
+    when: str | None
+
+    @property
+    def frame(self) -> GeoBox:
+        return self.grid.read_geobox(self.halo)
+
+    @property
+    def bbox(self) -> BBox:
+        return project_bbox(bbox_of(self.frame), self.grid.crs, "EPSG:4326")
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return chunks_of(self.grid, self.halo)
+
+
+def _find_items(
+    catalog: Catalog, wanted: _Wanted, name: str, nearest: int | None
+) -> list[pystac.Item]:
+    when = None if catalog.layer(name).static else wanted.when
+    items = catalog.items(name, bbox=wanted.bbox, datetime=when)
+    if items or nearest is None:
+        return items
+    everything = catalog.items(name, bbox=wanted.bbox)
+    years = sorted({_year(item) for item in everything}, key=lambda y: (abs(y - nearest), y))
+    return [item for item in everything if _year(item) == years[0]]
+
+
+def _open_layer(layer: Layer, items: Sequence[pystac.Item], wanted: _Wanted) -> xr.Dataset:
+    name = layer.name
     bands = _common_bands(items, name)
-    dtype = str(bands[0]["data_type"])
-    _require_resampling(layer, dtype)
-    loaded = odc.stac.load(
-        items,
-        bands=[ASSET],
-        geobox=geobox,
-        chunks={"x": grid.chunk_px, "y": grid.chunk_px},
-        groupby="time",
-        resampling=layer.resampling,
-        stac_cfg={name: _load_settings(bands, dtype)},
+    _require_resampling(layer, str(bands[0]["data_type"]))
+    by_date = _by_date(items, layer)
+    mosaics = [_mosaic(layer, part, bands, wanted) for part in by_date.values()]
+    variables = {name: _variable(mosaics, layer, len(bands))}
+    if mosaics[0].coding.has_scales:
+        scales = [mosaic.of_scales() for mosaic in mosaics]
+        variables[f"{name}_scale"] = _scale_variable(scales, layer)
+    coordinates = _coordinates(
+        wanted, name, bands if f"{name}_band" in variables[name].dims else ()
     )
-    variable = (
-        loaded[ASSET] if "band" in loaded[ASSET].dims else loaded[ASSET].expand_dims("band", 1)
-    )
-    variable = variable.rename(band=f"{name}_band").assign_coords(
-        {f"{name}_band": [band["name"] for band in bands]}
-    )
-    if layer.static:
-        variable = variable.isel(time=0, drop=True)
-        if len(bands) == 1:
-            variable = variable.isel({f"{name}_band": 0}, drop=True)
-    variable = variable.chunk(_chunks(grid, halo))
-    return variable.rename(name).assign_attrs(_layer_attrs(layer, bands)).to_dataset()
+    if "time" in variables[name].dims:
+        coordinates["time"] = _times([date for date in by_date if date is not None])
+        variables[name].attrs |= _year_used(coordinates["time"], wanted)
+    return xr.Dataset(variables, coords=coordinates)
 
 
-def _raise_no_items(catalog: Catalog, name: str, grid: Grid, when: str | None) -> None:
+def _coordinates(wanted: _Wanted, name: str, bands: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    coordinates: dict[str, Any] = {str(k): axis for k, axis in xr_coords(wanted.frame).items()}
+    if bands:
+        coordinates[f"{name}_band"] = [str(band["name"]) for band in bands]
+    return coordinates
+
+
+def _times(dates: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
+    """Dates of a layer, each the start of its year where it is the only one of the year.
+
+    So layers of one year meet whatever their day.
+    """
+    times = np.array(dates, dtype="datetime64[ns]")
+    years = times.astype("datetime64[Y]")
+    return years.astype("datetime64[ns]") if len(np.unique(years)) == len(years) else times
+
+
+def _year_used(times: npt.NDArray[np.datetime64], wanted: _Wanted) -> dict[str, int]:
+    years = np.unique(times.astype("datetime64[Y]").astype(int) + 1970)
+    asked = wanted.when
+    return (
+        {}
+        if asked is None or len(years) > 1 or asked == str(years[0])
+        else {"year_used": int(years[0])}
+    )
+
+
+def _absent_layer(catalog: Catalog, name: str, wanted: _Wanted) -> xr.Dataset:
+    """A layer that has no tile here: a variable as it would be, without a valid pixel."""
+    layer, elsewhere = catalog.layer(name), catalog.items(name)
+    if not elsewhere:
+        _raise_no_items(catalog, name, wanted)
+    bands = _common_bands(elsewhere, name)
+    values = da.full(
+        (len(bands), *wanted.frame.shape),
+        np.nan,
+        dtype=np.float32,
+        chunks=((len(bands),), *wanted.chunks),
+    )
+    coding = Coding("linear", "nodata", None, (1.0,) * len(bands), (0.0,) * len(bands))
+    attrs = coding.to_attrs() | _layer_attrs(layer)
+    coordinates = _coordinates(wanted, name, bands)
+    return xr.Dataset({name: ((f"{name}_band", "y", "x"), values, attrs)}, coords=coordinates)
+
+
+def _with_presence(dataset: xr.Dataset, name: str, present: bool) -> xr.Dataset:
+    return dataset.assign({name: dataset[name].assign_attrs(present=int(present))})
+
+
+def _require_same_years(layers: Mapping[str, xr.Dataset]) -> None:
+    years = {
+        name: [str(t)[:10] for t in dataset["time"].values]
+        for name, dataset in layers.items()
+        if "time" in dataset.dims
+    }
+    first = next(iter(years), None)
+    for name, dates in years.items():
+        if first is not None and dates != years[first]:
+            raise CatalogError(
+                f"layers {first!r} ({', '.join(years[first])}) and {name!r} ({', '.join(dates)}) "
+                "do not meet on the same dates; name the year (year = ...), or open them apart."
+            )
+
+
+def _by_date(
+    items: Sequence[pystac.Item], layer: Layer
+) -> dict[np.datetime64 | None, list[pystac.Item]]:
+    """Items of each date, in order of date; all together for a layer without dates."""
+    dates = [None if layer.static else _instant(item) for item in items]
+    return {
+        date: [item for item, its in zip(items, dates, strict=True) if its == date]
+        for date in sorted(set(dates), key=str)
+    }
+
+
+def _instant(item: pystac.Item) -> np.datetime64:
+    when = item.datetime or item.common_metadata.start_datetime
+    return np.datetime64(when.astimezone(UTC).replace(tzinfo=None), "ns")  # type: ignore[union-attr]
+
+
+def _year(item: pystac.Item) -> int:
+    return int(str(_instant(item))[:4])
+
+
+def _mosaic(
+    layer: Layer,
+    items: Sequence[pystac.Item],
+    bands: Sequence[dict[str, Any]],
+    wanted: _Wanted,
+) -> Mosaic:
+    frame = wanted.frame
+    coding = _coding(layer, bands)
+    scales = place_tiles([tile_of(i, SCALES) for i in items], frame) if coding.has_scales else []
+    mosaic = Mosaic(
+        name=layer.name,
+        tiles=tuple(place_tiles([tile_of(item) for item in items], frame)),
+        scale_tiles=tuple(scales),
+        frame=frame,
+        storage=Storage(
+            str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
+        ),
+        coding=coding,
+        chunks=wanted.chunks,
+    )
+    require_covered(mosaic)
+    return mosaic
+
+
+def _variable(mosaics: Sequence[Mosaic], layer: Layer, n_bands: int) -> xr.Variable:
+    leading = [] if layer.static else ["time"]
+    leading += [] if layer.static and n_bands == 1 else ["band"]
+    data = mosaic_array(mosaics, (*leading, "y", "x"))
+    dims = [f"{layer.name}_band" if dim == "band" else dim for dim in (*leading, "y", "x")]
+    counts = {
+        "n_tiles": sum(len(mosaic.tiles) for mosaic in mosaics),
+        "covered_share": round(min(mosaic.covered_share for mosaic in mosaics), 6),
+    }
+    return xr.Variable(dims, data, mosaics[0].coding.to_attrs() | _layer_attrs(layer) | counts)
+
+
+def _scale_variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
+    """Scales of codes, ``(time, y, x)`` or, one a band, ``(time, <name>_band, y, x)``."""
+    leading = [] if layer.static else ["time"]
+    leading += [] if mosaics[0].storage.n_bands == 1 else ["band"]
+    data = mosaic_array(mosaics, (*leading, "y", "x"))
+    dims = [f"{layer.name}_band" if dim == "band" else dim for dim in (*leading, "y", "x")]
+    return xr.Variable(dims, data, {"long_name": f"Scale of the codes of {layer.name}"})
+
+
+def _raise_no_items(catalog: Catalog, name: str, wanted: _Wanted) -> NoReturn:
     dates = sorted({_date(item) for item in catalog.items(name)})
+    grid = wanted.grid
     raise CatalogError(
         f"layer {name!r} has no item on this grid ({grid.crs}, bbox {_rounded(grid.bbox)})"
-        f"{f' at {when}' if when else ''}; it has dates {', '.join(dates) or 'none'}. "
-        "Check the bbox and the year, or add the missing input."
+        f"{f' at {wanted.when}' if wanted.when else ''}; it has dates "
+        f"{', '.join(dates) or 'none'}. Check the bbox and the year, add the missing input, or say "
+        'how to do without: missing = "drop_layer" or "indicator".'
     )
 
 
@@ -309,25 +604,6 @@ def _require_resampling(layer: Layer, dtype: str) -> None:
         )
 
 
-def _load_settings(bands: Sequence[dict[str, Any]], dtype: str) -> dict[str, Any]:
-    asset: dict[str, Any] = {"data_type": dtype, "nodata": bands[0].get("nodata")}
-    if len(bands) == 1:
-        return {"assets": {ASSET: asset}}
-    return {
-        "dims": {"band": len(bands)},
-        "coords": {"band": [band["name"] for band in bands]},
-        "assets": {ASSET: asset | {"dims": ["band", "y", "x"]}},
-    }
-
-
-def _chunks(grid: Grid, halo: int) -> dict[str, tuple[int, ...]]:
-    rows, columns = grid.shape
-    return {
-        "y": _chunks_along(rows, grid.chunk_px, halo),
-        "x": _chunks_along(columns, grid.chunk_px, halo),
-    }
-
-
 def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
     chunks = [min(chunk_px, n_px - start) for start in range(0, n_px, chunk_px)]
     chunks[0] += halo
@@ -335,14 +611,17 @@ def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
     return tuple(chunks)
 
 
-def _layer_attrs(layer: Layer, bands: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    coding = Coding(
+def _coding(layer: Layer, bands: Sequence[dict[str, Any]]) -> Coding:
+    return Coding(
         decoder=layer.decoder,
         valid=layer.valid,
         nodata=bands[0].get("nodata"),
         scale=tuple(float(band.get("raster:scale", 1)) for band in bands),
         offset=tuple(float(band.get("raster:offset", 0)) for band in bands),
     )
+
+
+def _layer_attrs(layer: Layer) -> dict[str, Any]:
     facts = {
         "layer": layer.layer,
         "product": layer.product,
@@ -352,18 +631,27 @@ def _layer_attrs(layer: Layer, bands: Sequence[dict[str, Any]]) -> dict[str, Any
         "ai_derived": int(layer.ai_derived),
         "synthetic": int(layer.synthetic),
     }
-    return coding.to_attrs() | {key: value for key, value in facts.items() if value is not None}
+    return {key: value for key, value in facts.items() if value is not None}
 
 
-def _decode_variable(variable: xr.DataArray) -> xr.DataArray:
+def _decode_variable(variable: xr.DataArray, scales: xr.DataArray | None) -> xr.DataArray:
     coding = Coding.from_attrs(variable.attrs)
-    squeezed = f"{variable.name}_band" not in variable.dims
-    codes = variable.data[..., None, :, :] if squeezed else variable.data
-    values = (
-        codes.map_blocks(coding.decode, dtype=np.float32)
-        if hasattr(codes, "dask")
-        else (coding.decode(codes))
-    )
-    values = values[..., 0, :, :] if squeezed else values
+    band_dim = f"{variable.name}_band"
+    blocks = [_with_bands(variable, band_dim)]
+    if scales is not None:
+        blocks.append(_with_bands(scales, band_dim))
+    if hasattr(blocks[0], "dask"):
+        values = da.map_blocks(
+            coding.decode, *blocks, dtype=np.float32, chunks=blocks[0].chunks, meta=_EMPTY
+        )
+    else:
+        values = coding.decode(*blocks)
+    if band_dim not in variable.dims:
+        values = values[..., 0, :, :]
     kept = {k: v for k, v in variable.attrs.items() if k not in ("nodata", "scale", "offset")}
     return variable.copy(data=values).assign_attrs(kept)
+
+
+def _with_bands(variable: xr.DataArray, band_dim: str) -> Any:
+    data = variable.data
+    return data if band_dim in variable.dims else data[..., None, :, :]

@@ -104,7 +104,7 @@ class Coding:
         if self.valid == "finite_scale":
             known = _scales(scales)
             usable = np.isfinite(known) & (known > 0) & (known < MAX_VALID_SCALE)
-            every: npt.NDArray[np.bool_] = usable.all(axis=-3)
+            every: npt.NDArray[np.bool_] = np.logical_and.reduce(usable, axis=-3)
             return every
         missing = self._missing(codes)
         reduce = np.logical_and if self.valid == "all_bands_nodata" else np.logical_or

@@ -124,6 +124,8 @@ class Comparison:
         What the two are called, A then B.
     n, n_groups : int
         Units in the reference; groups the bootstrap draws from.
+    repeats : tuple of int
+        Seeds that each of the two was run with.
     differences : mapping of str to float or None
         By metric (``oa``, ``macro_f1``, ``kappa``): A minus B, means over repeats.
     intervals : mapping of str to tuple or None
@@ -139,6 +141,7 @@ class Comparison:
     names: tuple[str, str]
     n: int
     n_groups: int
+    repeats: tuple[int, int]
     differences: Mapping[str, float | None]
     intervals: Mapping[str, Interval | None]
     resolved: bool
@@ -285,6 +288,7 @@ def compare(
         names=names,
         n=true.size,
         n_groups=tally.n_groups,
+        repeats=(n_a, len(predicted_b)),
         differences=differences,
         intervals=intervals,
         resolved=_leaves_zero_out(intervals["oa"]),
@@ -325,7 +329,42 @@ def scores_table(rows: Sequence[tuple[str, Scores]]) -> str:
         "coverage",
         "touching",
     )
-    table = [header, *(_table_row(name, scores) for name, scores in rows)]
+    return _table(header, [_table_row(name, scores) for name, scores in rows])
+
+
+def comparisons_table(comparisons: Sequence[Comparison]) -> str:
+    """Paired differences as a Markdown table that also reads as plain text, one row a pair.
+
+    Parameters
+    ----------
+    comparisons : sequence of Comparison
+        In the order to print.
+
+    Returns
+    -------
+    str
+        Lines without a trailing line break. Brackets hold the 95 % interval of the difference over
+        draws of groups, both scored on the same draws.
+    """
+    header = ("difference", "seeds", "n", "groups", "OA", "macro F1", "kappa")
+    rows = [
+        (
+            " - ".join(found.names),
+            str(min(found.repeats)),
+            str(found.n),
+            str(found.n_groups),
+            *(
+                _with_interval(found.differences[metric], found.intervals[metric], signed=True)
+                for metric in ("oa", "macro_f1", "kappa")
+            ),
+        )
+        for found in comparisons
+    ]
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = [header, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
@@ -571,9 +610,10 @@ def _table_row(name: str, scores: Scores) -> tuple[str, ...]:
     )
 
 
-def _with_interval(value: float | None, interval: Interval | None) -> str:
-    text = "-" if value is None else f"{value:.3f}"
-    return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _with_interval(value: float | None, interval: Interval | None, *, signed: bool = False) -> str:
+    form = "+.3f" if signed else ".3f"
+    text = "-" if value is None else f"{value:{form}}"
+    return text if interval is None else f"{text} [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def _plain(value: Any) -> Any:

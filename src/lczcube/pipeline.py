@@ -78,7 +78,8 @@ def plan(run: Run) -> str:
     """
     lines = [f"{stage.name:14} {stage_state(run, stage)}" for stage in STAGES]
     if stage_state(run, STAGES[0]) == "missing":
-        return "\n".join([*lines, "grids and tasks are known once build-catalog is done"])
+        known = "grids and tasks are known once build-catalog is done"
+        return "\n".join([*lines, f"{known}; `lczcube build-catalog --dry-run` lists the files"])
     from dask.utils import format_bytes
 
     for city in run.cities:

@@ -16,7 +16,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 
 from lczcube import lcz as zones
-from lczcube.cube import GRID_ATTR
+from lczcube.cube import grid_of
 from lczcube.errors import StoreError
 from lczcube.grid import Grid
 from lczcube.probability import PERCENT_NODATA
@@ -86,6 +86,8 @@ def write_product(
     ------
     StoreError
         If the store exists and ``overwrite`` is false.
+    GridMismatchError
+        If a dataset does not carry its grid.
 
     Notes
     -----
@@ -157,11 +159,13 @@ def write_map_png(
     """
     from matplotlib.figure import Figure
 
-    maps = {name: _thinned(dataset["lcz"]) for name, dataset in groups.items()}
-    figure = Figure(figsize=(1.6 + 5.2 * len(maps) + 2.4, 6.4), layout="constrained")
+    maps = {name: _covered(_thinned(dataset["lcz"])) for name, dataset in groups.items()}
+    widths = [0.9 + 5.3 * _aspect(lcz) for lcz in maps.values()]
+    figure = Figure(figsize=(sum(widths) + 2.6, 6.4), layout="constrained")
     axes = figure.subplots(1, len(maps), squeeze=False)[0]
     for axis, (name, lcz) in zip(axes, maps.items(), strict=True):
         _draw_panel(axis, lcz, name)
+    axes[0].set_ylabel("northing, km")
     _draw_legend(figure, _present(maps.values()))
     figure.suptitle(title, fontsize=13)
     if note:
@@ -190,7 +194,7 @@ def _replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _prepare(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
-    grid = Grid.from_json(dataset.attrs[GRID_ATTR])
+    grid = grid_of(dataset)
     named = dataset.rename({k: v for k, v in _SPATIAL_NAMES.items() if k in dataset.dims})
     geobox = _geobox_of(named, grid)
     side_px = round(grid.chunk_px * grid.pixel_m / geobox.resolution.x)
@@ -298,32 +302,40 @@ def _thinned(lcz: xr.DataArray, most: int = 2000) -> xr.DataArray:
     return lcz[::step, ::step].compute()
 
 
+def _covered(lcz: xr.DataArray) -> xr.DataArray:
+    """The smallest rectangle that holds all the map has; the whole if it has nothing."""
+    known = lcz.values != zones.NODATA
+    if not known.any():
+        return lcz
+    rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
+    return lcz[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _aspect(lcz: xr.DataArray) -> float:
+    """Width over height, within what a page bears."""
+    return float(np.clip(lcz.shape[1] / lcz.shape[0], 0.5, 2.5))
+
+
 def _present(maps: Sequence[xr.DataArray] | Any) -> list[zones.Zone]:
     codes = sorted({int(code) for lcz in maps for code in np.unique(lcz.values)})
     return [zones.zone(code) for code in codes if code != zones.NODATA]
 
 
 def _draw_panel(axis: Any, lcz: xr.DataArray, title: str) -> None:
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     y, x = lcz["y"].values, lcz["x"].values
     half = abs(x[1] - x[0]) / 2 if len(x) > 1 else 0.5
     extent = ((x[0] - half) / 1e3, (x[-1] + half) / 1e3, (y[-1] - half) / 1e3, (y[0] + half) / 1e3)
     axis.imshow(zones.colors()[lcz.values], extent=extent, interpolation="nearest")
+    axis.use_sticky_edges = False
+    axis.margins(0.02)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("easting, km")
-    axis.set_ylabel("northing, km")
-    axis.ticklabel_format(useOffset=False)
     for direction in (axis.xaxis, axis.yaxis):
         direction.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        direction.set_major_locator(_few_ticks())
+        direction.set_major_locator(MaxNLocator(nbins=5))
     axis.tick_params(labelsize=8)
-
-
-def _few_ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=5)
 
 
 def _draw_legend(figure: Any, present: Sequence[zones.Zone]) -> None:

@@ -19,13 +19,8 @@ from lczcube.cube import grid_of
 from lczcube.errors import LabelError, ModelError
 from lczcube.grid import Grid
 from lczcube.lcz import N_CLASSES, NODATA
+from lczcube.neighbours import nearest_donors
 from lczcube.probability import PERCENT_NODATA, quantise
-
-QUERY_BLOCK = 1024
-"""Queries per distance matrix: 1,024 x 50,000 donors in float64 is 400 MB."""
-
-SPARE_CANDIDATES = 16
-"""Neighbours past k whose exact distance is computed, so that ties at the edge are seen."""
 
 CUT_SLACK = 1e-6
 """A confidence this little under the cut still reaches it: float noise does not decide."""
@@ -151,37 +146,6 @@ def propagate_labels(
         meta=np.empty((0, 0, 0), np.float64),
     )
     return _votes_dataset(packed, queries, k, min_confidence)
-
-
-def nearest_donors(
-    donors: Float64, queries: Float64, k: int
-) -> tuple[Float64, npt.NDArray[np.int64]]:
-    """Exact k nearest neighbours by Euclidean distance.
-
-    Parameters
-    ----------
-    donors : numpy.ndarray
-        float64, (donor, feature).
-    queries : numpy.ndarray
-        float64, (query, feature), finite.
-    k : int
-        At most the number of donors.
-
-    Returns
-    -------
-    distance : numpy.ndarray
-        float64, (query, k), ascending.
-    index : numpy.ndarray
-        int64, (query, k); equal distances in order of index.
-    """
-    blocks = [
-        _nearest_block(donors, queries[start : start + QUERY_BLOCK], k)
-        for start in range(0, len(queries), QUERY_BLOCK)
-    ]
-    if not blocks:
-        return np.empty((0, k)), np.empty((0, k), np.int64)
-    distances, indices = zip(*blocks, strict=True)
-    return np.concatenate(distances), np.concatenate(indices)
 
 
 def exclude_pseudo_labels(
@@ -311,32 +275,6 @@ def _vote_block(features: npt.NDArray[np.float32], *, donors: Donors, k: int) ->
         votes = _votes(distance, donors.lcz[index])
         packed[complete] = np.column_stack([votes, distance[:, 0], index[:, 0]])
     return packed.reshape(*shape, N_CLASSES + 2)
-
-
-def _nearest_block(
-    donors: Float64, queries: Float64, k: int
-) -> tuple[Float64, npt.NDArray[np.int64]]:
-    """Candidates by the BLAS expansion, then exact distances among them."""
-    approximate = np.einsum("df,df->d", donors, donors) - 2 * (queries @ donors.T)
-    n_candidates = min(len(donors), k + SPARE_CANDIDATES)
-    candidates = np.argpartition(approximate, n_candidates - 1, axis=1)[:, :n_candidates]
-    distance, index = _sorted_neighbours(donors, queries, candidates, k)
-    edge = np.square(distance[:, -1]) - np.einsum("qf,qf->q", queries, queries)
-    noise = 1e-9 * (1 + np.abs(edge))
-    crowded = (approximate <= (edge + noise)[:, None]).sum(axis=1) > n_candidates
-    for row in np.flatnonzero(crowded):
-        everyone = np.arange(len(donors))[None]
-        distance[row], index[row] = _sorted_neighbours(donors, queries[row : row + 1], everyone, k)
-    return distance, index
-
-
-def _sorted_neighbours(
-    donors: Float64, queries: Float64, candidates: npt.NDArray[np.int64], k: int
-) -> tuple[Float64, npt.NDArray[np.int64]]:
-    candidates = np.sort(candidates, axis=1)
-    distance = np.linalg.norm(donors[candidates] - queries[:, None, :], axis=2)
-    order = np.argsort(distance, axis=1, kind="stable")[:, :k]
-    return np.take_along_axis(distance, order, 1), np.take_along_axis(candidates, order, 1)
 
 
 def _votes(distance: Float64, lcz: npt.NDArray[np.uint8]) -> Float64:

@@ -4,13 +4,17 @@ Nothing else in the package knows which scheduler runs: stages build graphs, and
 opens one scheduler around all of it.
 """
 
+import difflib
 import logging
 import os
+import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,10 @@ _CLUSTERS = {
     "slurm": ("dask_jobqueue", "SLURMCluster", "cluster"),
     "pbs": ("dask_jobqueue", "PBSCluster", "cluster"),
 }
+
+_SUBMIT_COMMANDS = {"slurm": "sbatch", "pbs": "qsub"}
+
+_UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 DEFAULT_MEMORY_SHARE = 0.8
 
@@ -72,7 +80,8 @@ def open_scheduler(spec: str = "threads", *, n_workers: int | None = None) -> It
     Raises
     ------
     ConfigError
-        If ``spec`` is none of these, or the file names an unknown cluster type.
+        If ``spec`` is none of these, or its file does not start a cluster: an unknown type or
+        option, a missing option, a job queue that is not installed or refuses the job.
     """
     with pinned_threads(1):
         if spec == "threads":
@@ -189,7 +198,7 @@ def _client(spec: str, n_workers: int | None) -> Iterator[str]:
             client.run(_pin_worker_threads)
             yield f"scheduler at {spec}"
         return
-    with _cluster_class(kind)(**options) as cluster, Client(cluster) as client:
+    with _cluster(spec, kind, options) as cluster, Client(cluster) as client:
         if kind == "local":
             client.run(_pin_worker_threads)
         yield f"{kind} cluster ({len(client.scheduler_info()['workers'])} workers)"
@@ -227,10 +236,117 @@ def _read_cluster_file(path: Path) -> tuple[str, dict[str, Any]]:
             f"{path}: type must be one of {', '.join(sorted(_CLUSTERS))}, with the cluster's own "
             "arguments under `options`."
         )
-    return settings["type"], settings.get("options") or {}
+    options = settings.get("options") or {}
+    if not isinstance(options, dict):
+        raise ConfigError(f"{path}: options = {options!r} is no table; write `name: value` lines.")
+    return settings["type"], options
 
 
-def _cluster_class(kind: str) -> Callable[..., Any]:
+@contextmanager
+def _cluster(spec: str, kind: str, options: dict[str, Any]) -> Iterator[Any]:
+    """A started cluster; what Dask says of options that it cannot use, in one line."""
+    class_ = _cluster_class(kind)
+    n_workers = _n_workers(spec, kind, options)
+    if kind == "local":
+        _require_local_options(spec, options)
+    with ExitStack() as stack:
+        start = partial(class_, **options | _later(kind))
+        cluster = stack.enter_context(_started(spec, kind, class_, start))
+        if kind in _SUBMIT_COMMANDS:
+            _require_job_queue(spec, kind)
+            submit = partial(cluster.sync, _submit, cluster, n_workers)
+            _started(spec, kind, class_, submit)
+        yield cluster
+
+
+def _n_workers(spec: str, kind: str, options: dict[str, Any]) -> int:
+    n_workers = options.get("n_workers", None if kind in _SUBMIT_COMMANDS else 1)
+    if not isinstance(n_workers, int) or n_workers < 1:
+        raise ConfigError(
+            f"{spec}: n_workers = {n_workers!r} under options; write how many, at least 1."
+        )
+    return n_workers
+
+
+def _require_local_options(spec: str, options: dict[str, Any]) -> None:
+    """Refuse unknown names here: a worker process that meets one prints its traceback first."""
+    from inspect import signature
+
+    from distributed import LocalCluster, Nanny, Worker
+
+    known = {
+        name for class_ in (LocalCluster, Nanny, Worker) for name in signature(class_).parameters
+    }
+    for name in options:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ConfigError(
+                f"{spec}: unknown option {name!r}{hint}. Options are those of "
+                "distributed.LocalCluster."
+            )
+
+
+def _later(kind: str) -> dict[str, int]:
+    """Jobs are submitted once the cluster stands: from its constructor a failure is only logged."""
+    return {"n_workers": 0} if kind in _SUBMIT_COMMANDS else {}
+
+
+def _require_job_queue(spec: str, kind: str) -> None:
+    command = _SUBMIT_COMMANDS[kind]
+    if shutil.which(command) is None:
+        raise ConfigError(
+            f"{spec}: a {kind} cluster needs `{command}`, which is not on this machine's PATH; "
+            "start the run where jobs are submitted, or use --cluster local."
+        )
+
+
+async def _submit(cluster: Any, n_workers: int) -> None:
+    from distributed import Status
+
+    cluster.scale(n_workers)
+    try:
+        await cluster._correct_state()  # what the job queue answers; `scale` does not wait for it
+    except Exception:
+        for job in cluster.workers.values():
+            job.status = Status.failed  # else closing the cluster fails an assertion
+        raise
+
+
+def _started(spec: str, kind: str, class_: type, start: Callable[[], Any]) -> Any:
+    """What ``start`` gives; its error is not chained, as it would hold what must now be closed."""
+    with _silent("tornado.application"):  # which prints the traceback of a job that is refused
+        try:
+            return start()
+        except (TypeError, ValueError, RuntimeError, OSError) as error:
+            reason = _reason(error)
+    home = f"{class_.__module__.partition('.')[0]}.{class_.__qualname__}"
+    raise ConfigError(
+        f"{spec}: the {kind} cluster did not start: {reason}. Options are those of {home}."
+    )
+
+
+@contextmanager
+def _silent(logger_name: str) -> Iterator[None]:
+    named = logging.getLogger(logger_name)
+    before, named.disabled = named.disabled, True
+    try:
+        yield
+    finally:
+        named.disabled = before
+
+
+def _reason(error: BaseException) -> str:
+    """What Dask says, as one line without a final stop."""
+    while isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # "Nanny failed to start."
+    unexpected = _UNEXPECTED.search(str(error))
+    if unexpected:
+        return f"unknown option {unexpected[1]!r}"
+    return " ".join(str(error).split()).rstrip(".:") or type(error).__name__
+
+
+def _cluster_class(kind: str) -> type:
     from importlib import import_module
 
     module, name, extra = _CLUSTERS[kind]

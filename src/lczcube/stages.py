@@ -11,7 +11,7 @@ import xarray as xr
 from lczcube import __version__
 from lczcube.catalog import build_catalog, open_catalog
 from lczcube.errors import LabelError, SourceError
-from lczcube.evaluate import scores_table
+from lczcube.evaluate import comparisons_table, scores_table
 from lczcube.labels.samples import build_samples, join_samples, read_pixels, write_samples
 from lczcube.products import open_features, open_product, write_map_png, write_product
 from lczcube.propagate import (
@@ -63,7 +63,7 @@ def require_cube_fits(run: Run, cube: xr.Dataset) -> int:
     MemoryBudgetError
         If it is over the memory budget.
     """
-    peak = projected_peak_bytes(cube) * run.n_concurrent
+    peak = projected_peak_bytes(cube, stats=run.table.stats, n_concurrent=run.n_concurrent)
     require_memory(
         peak,
         memory_budget_bytes(run.memory),
@@ -220,7 +220,8 @@ def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
         f"{MAP_TITLES[name]}, {abs(float(m.x[1] - m.x[0])):g} m": m for name, m in maps.items()
     }
     synthetic = _manifest(run)["synthetic"]
-    year = f" {run.table.year}" if run.table.year else ""
+    years = {run.table.year} if run.table.year else _years(run)
+    year = f" {years.pop()}" if len(years) == 1 else ""
     write_map_png(
         panels,
         run.path(city, "lcz.png"),
@@ -228,6 +229,11 @@ def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
         note=f"{run.grids[city].crs}. Made with lczcube {__version__} from "
         f"{', '.join(run.table.features)}; labels {', '.join(run.table.labels)}.",
     )
+
+
+def _years(run: Run) -> set[int]:
+    """Years of the feature inputs."""
+    return {year for name in run.table.features for year in run.config.input(name).all_years}
 
 
 def _manifest(run: Run) -> dict[str, Any]:
@@ -274,6 +280,8 @@ def _evaluate(run: Run) -> str:
     lines = [scores_table(list(result.scores.items()))]
     for city, scores in result.per_city.items():
         lines.append(f"\n{city}\n{scores_table(list(scores.items()))}")
+    if result.comparisons:
+        lines += ["", comparisons_table(result.comparisons)]
     lines += ["", *(comparison.statement for comparison in result.comparisons), *result.warnings]
     text = "\n".join(lines) + "\n"
     (run.folder / "scores.md").write_text(text, encoding="utf-8")

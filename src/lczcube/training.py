@@ -13,7 +13,7 @@ import xarray as xr
 
 from lczcube.config import CityFile, RunTable
 from lczcube.crossval import Candidate, CrossValidation, cross_validate
-from lczcube.cube import GRID_ATTR, image
+from lczcube.cube import image
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
 from lczcube.labels import rasterize_labels
@@ -30,8 +30,7 @@ from lczcube.models import (
     fit_knn,
     fit_unet,
     fit_xgb,
-    predict_features,
-    predict_unet,
+    predict,
 )
 from lczcube.models.tabular import TabularModel
 from lczcube.runtime import Progress
@@ -119,11 +118,10 @@ def predict_maps(config: CityFile, data: CityData, folder: Path) -> dict[str, xr
     run = _run_table(config)
     maps = {}
     if "xgb" in run.models:
-        maps["cells"] = predict_features(XgbModel.load(folder / "xgb"), data.features)
+        maps["cells"] = predict(XgbModel.load(folder / "xgb"), data.features)
     if "unet" in run.models:
         maps["pixels"] = _predict_unet(UnetModel.load(folder / "unet"), data)
-    grid = {GRID_ATTR: data.grid.to_json()}
-    return {name: lcz_map.assign_attrs(grid) for name, lcz_map in maps.items()}
+    return maps
 
 
 def cross_validate_models(
@@ -351,8 +349,7 @@ def _burn_pseudo_labels(
 
 
 def _predict_unet(model: UnetModel, data: CityData) -> xr.Dataset:
-    halo_px = model.context_px
-    return predict_unet(model, image(data.open_cube(halo_px)), grid=data.grid, halo_px=halo_px)
+    return predict(model, data.open_cube(model.context_px))
 
 
 def _lcz_of_squares(maps: xr.Dataset, samples: xr.Dataset, grid: Grid) -> npt.NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from lczcube.catalog.geoparquet import write_geoparquet
 from lczcube.catalog.stores import CATALOG_FILE
 from lczcube.config import CityFile, read_config
-from lczcube.errors import CatalogError, LczcubeError
-from lczcube.sources import Input, SourceItem, build_items
-from lczcube.sources.files import expand_hrefs, file_facts, redact
-from lczcube.sources.items import LCZCUBE_URI, PARQUET_TYPE
+from lczcube.errors import CatalogError, LczcubeError, SourceError
+from lczcube.sources import EmbeddingInput, Input, SourceItem, build_items, find_files
+from lczcube.sources.files import file_facts, redact
+from lczcube.sources.items import LCZCUBE_URI, PARQUET_TYPE, SCIENTIFIC_URI
 from lczcube.sources.label_tables import labels_asset_fields
 from lczcube.sources.raster import RasterInput
 
@@ -75,7 +75,8 @@ def build_catalog(
 ) -> CatalogReport:
     """Write a static STAC catalog, and stac-geoparquet beside it, of the inputs of a TOML file.
 
-    Reads headers and checksums of rasters, and all labels; no pixel of a feature layer.
+    Reads headers and checksums of rasters, headers of embeddings, and all labels; no pixel of a
+    feature layer.
 
     Parameters
     ----------
@@ -146,19 +147,62 @@ def _register(
 ) -> tuple[list[tuple[Input, list[SourceItem]]], list[Failure]]:
     registered: list[tuple[Input, list[SourceItem]]] = []
     failures: list[Failure] = []
-    folder, cities = settings.source_path.parent, tuple(settings.cities)
     for entry in settings.inputs:
-        items: list[SourceItem] = []
-        for file in expand_hrefs(entry, folder=folder, cities=cities):
-            try:
-                items += build_items(entry, file)
-            except LczcubeError as error:
-                if strict:
-                    raise
-                failures.append(Failure(redact(file.href), redact(str(error))))
+        items, faults = _register_input(entry, settings, strict=strict)
+        failures += faults
         if items:
             registered.append((entry, sorted(items, key=lambda made: made.item.id)))
     return registered, failures
+
+
+def _register_input(
+    entry: Input, settings: CityFile, *, strict: bool
+) -> tuple[list[SourceItem], list[Failure]]:
+    folder = settings.source_path.parent
+    cities = {name: city.bbox for name, city in settings.cities.items()}
+    items: list[SourceItem] = []
+    failures: list[Failure] = []
+    for file in find_files(entry, folder=folder, cities=cities):
+        try:
+            items += build_items(entry, file)
+        except LczcubeError as error:
+            if strict:
+                raise
+            failures.append(Failure(redact(file.href), redact(str(error))))
+    fault = _fault_of_input(entry, items, is_silent=not items and not failures)
+    if fault is None:
+        return items, failures
+    if strict:
+        raise fault
+    return [], [*failures, Failure(redact(_place_of(entry)), redact(str(fault)))]
+
+
+def _fault_of_input(
+    entry: Input, items: Sequence[SourceItem], *, is_silent: bool
+) -> SourceError | None:
+    """Why an input as a whole cannot be used: it is empty, or its files are no one layer."""
+    if is_silent:
+        years = ", ".join(map(str, entry.all_years)) or "any year"
+        return SourceError(
+            f"input {entry.name!r} has no tile of {years} near a city in {_place_of(entry)}; check "
+            "bbox and year, or fetch the tiles."
+        )
+    by_coding = {tuple(sorted(made.coding.items())): made.item.id for made in items}
+    if len(by_coding) < 2:
+        return None
+    listed = "; ".join(
+        f"{item_id} is {', '.join(value for _, value in coding)}"
+        for coding, item_id in sorted(by_coding.items())
+    )
+    return SourceError(
+        f"input {entry.name!r} mixes layers that share no feature space ({listed}); give each an "
+        "input of its own."
+    )
+
+
+def _place_of(entry: Input) -> str:
+    index = getattr(entry, "index", None)
+    return ", ".join(entry.href if index is None else (index, *entry.href))
 
 
 def _raise_nothing(settings: CityFile, failures: Sequence[Failure]) -> None:
@@ -200,7 +244,7 @@ def _write(
     for entry, made in registered:
         for source_item in made:
             _write_table(source_item, staging / entry.name, target / entry.name)
-        collection = _collection(entry, [source_item.item for source_item in made])
+        collection = _collection(entry, made)
         write_geoparquet(collection, staging / f"{entry.name}.parquet")
         catalog.add_child(collection)
     catalog.normalize_hrefs(str(staging), strategy=TemplateLayoutStrategy(item_template="items"))
@@ -230,31 +274,40 @@ def _write_labels(table: gpd.GeoDataFrame, path: Path) -> None:
     table.to_parquet(path, index=False, compression="zstd")
 
 
-def _collection(entry: Input, items: Sequence[pystac.Item]) -> pystac.Collection:
+def _collection(entry: Input, made: Sequence[SourceItem]) -> pystac.Collection:
     import pystac
 
+    items = [source_item.item for source_item in made]
     made_up = " Synthetic: made-up data." if entry.synthetic else ""
+    citation = _citation_fields(entry)
     collection = pystac.Collection(
         id=entry.name,
         title=entry.title,
         description=f"{entry.title or entry.name}, input of kind {entry.source}.{made_up}",
-        license=entry.license or "other",
+        license=entry.license or _published(entry, "license") or "other",
         extent=pystac.Extent.from_items(items),
-        extra_fields=_our_fields(entry),
-        stac_extensions=[LCZCUBE_URI],
+        extra_fields=_our_fields(entry, made[0].coding) | citation,
+        stac_extensions=[LCZCUBE_URI, *([SCIENTIFIC_URI] if citation else [])],
         keywords=["synthetic"] if entry.synthetic else None,
     )
     collection.add_items(items)
     return collection
 
 
-def _our_fields(entry: Input) -> dict[str, Any]:
+def _our_fields(entry: Input, coding: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "layer": "labels",
         "ai_derived": entry.ai_derived,
         "synthetic": entry.synthetic,
-        "license_note": entry.license_note,
+        "license_note": entry.license_note or _published(entry, "license_note"),
     }
+    if isinstance(entry, EmbeddingInput):
+        values |= {
+            "layer": entry.layer,
+            "resampling": entry.resampling,
+            "static": entry.static,
+            **coding,
+        }
     if isinstance(entry, RasterInput):
         values |= {
             "layer": entry.layer,
@@ -265,6 +318,23 @@ def _our_fields(entry: Input) -> dict[str, Any]:
             "static": entry.static,
         }
     return {f"lczcube:{k}": values[k] for k in _FIELDS if values.get(k) is not None}
+
+
+def _citation_fields(entry: Input) -> dict[str, Any]:
+    citation, doi = _published(entry, "citation"), _published(entry, "doi")
+    if citation is None:
+        return {}
+    return {
+        "sci:citation": citation,
+        "sci:publications": [{"doi": doi, "citation": citation}],
+    }
+
+
+def _published(entry: Input, name: str) -> str | None:
+    """What the publisher of an input says; nothing for made-up data."""
+    if entry.publication is None or entry.synthetic:
+        return None
+    return str(getattr(entry.publication, name))
 
 
 def _move(staging: Path, target: Path) -> None:

@@ -16,10 +16,10 @@ import shapely
 import xarray as xr
 
 from lczcube.cube import GRID_ATTR, grid_of, halo_of, image
-from lczcube.errors import LabelError
+from lczcube.errors import ConfigError, LabelError
 from lczcube.grid import Grid
 from lczcube.labels.burn import label_cells
-from lczcube.windows import aggregate_patches
+from lczcube.windows import STATS, aggregate_patches
 
 MIN_VALID_FRACTION = 0.5
 """A patch with less than this share of valid pixels is no sample."""
@@ -39,7 +39,11 @@ COLUMNS = (
 
 
 def build_samples(
-    labels: gpd.GeoDataFrame, cube: xr.Dataset, cells: xr.Dataset, *, stats: Sequence[str]
+    labels: gpd.GeoDataFrame,
+    cube: xr.Dataset,
+    cells: xr.Dataset,
+    *,
+    stats: Sequence[str] = STATS,
 ) -> xr.Dataset:
     """Features of every label that meets a cube; reads the pixels under the labels.
 
@@ -52,7 +56,7 @@ def build_samples(
     cells : xarray.Dataset
         Its features, from :func:`lczcube.aggregate`.
     stats : sequence of str
-        The statistics of ``cells``.
+        The statistics of ``cells``. Default: those that :func:`lczcube.aggregate` gives by default.
 
     Returns
     -------
@@ -65,6 +69,8 @@ def build_samples(
 
     Raises
     ------
+    ConfigError
+        If ``cells`` have other statistics.
     LabelError
         If no label has valid pixels.
     """
@@ -73,7 +79,7 @@ def build_samples(
     patches, polygons = labels[is_patch & inside], labels[~is_patch & inside]
     parts = []
     if len(patches):
-        parts.append(_patch_samples(patches, cube, stats))
+        parts.append(_patch_samples(patches, cube, cells, stats))
     if len(polygons):
         parts.append(_cell_samples(polygons, cells))
     if not parts:
@@ -203,9 +209,15 @@ def _unit(grid: Grid, *, any_polygons: bool) -> str:
 
 
 def _patch_samples(
-    patches: gpd.GeoDataFrame, cube: xr.Dataset, stats: Sequence[str]
+    patches: gpd.GeoDataFrame, cube: xr.Dataset, cells: xr.Dataset, stats: Sequence[str]
 ) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
     lazy = aggregate_patches(cube, patches, stats=stats)
+    if lazy["feature"].values.tolist() != cells["feature"].values.tolist():
+        raise ConfigError(
+            f"stats {', '.join(stats)} give {lazy.sizes['feature']} features of a patch, and the "
+            f"cells have {cells.sizes['feature']} others; give build_samples the stats and the "
+            "cube that aggregate had."
+        )
     reduced = lazy.drop_vars("patch_id").compute().assign_coords(patch_id=lazy["patch_id"])
     centre = patches.geometry.centroid
     table = _label_columns(patches).assign(

@@ -5,6 +5,9 @@ Importing this package loads neither torch, xgboost nor scikit-learn.
 
 from pathlib import Path
 
+import xarray as xr
+
+from lczcube.cube import grid_of, halo_of, image
 from lczcube.errors import ModelError
 from lczcube.models.baselines import SklearnModel, fit_forest, fit_knn
 from lczcube.models.meta import ModelMeta, read_meta, require_features
@@ -34,6 +37,7 @@ __all__ = [
     "fit_unet",
     "fit_xgb",
     "load_model",
+    "predict",
     "predict_features",
     "predict_unet",
     "read_meta",
@@ -59,3 +63,40 @@ def load_model(folder: str | Path) -> XgbModel | UnetModel:
     if kind == "unet":
         return UnetModel.load(folder)
     raise ModelError(f"{folder} holds a {kind} model; only xgb and unet are saved. Train again.")
+
+
+def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
+    """Map of zones, confidence and probabilities by a model of any kind; lazy.
+
+    Parameters
+    ----------
+    model : TabularModel or UnetModel
+        Fitted, or from :func:`load_model`.
+    data : xarray.Dataset
+        What the model learned from: features of :func:`lczcube.aggregate`; for a U-Net the cube of
+        :func:`lczcube.open_cube` with ``halo_px=model.context_px`` or more.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``lcz``, ``confidence`` and ``probability``, see :func:`predict_features` and
+        :func:`predict_unet`; :func:`lczcube.write_product` takes it as it is.
+
+    Raises
+    ------
+    ModelError
+        If the model wants the other kind of data, or was trained on other features.
+    GridMismatchError
+        If the halo of the cube is too small.
+    """
+    is_unet = isinstance(model, UnetModel)
+    if is_unet == ("features" in data):
+        wanted = "pixels: give it the cube" if is_unet else "features: give it aggregate(cube)"
+        raise ModelError(f"a {model.meta.kind} model maps {wanted}, not {_listed(data)}.")
+    if isinstance(model, UnetModel):
+        return predict_unet(model, image(data), grid=grid_of(data), halo_px=halo_of(data))
+    return predict_features(model, data)
+
+
+def _listed(data: xr.Dataset) -> str:
+    return f"a dataset of {', '.join(map(str, data.data_vars)) or 'nothing'}"

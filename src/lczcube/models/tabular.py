@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from lczcube.cube import GRID_ATTR
 from lczcube.errors import ModelError
 from lczcube.lcz import N_CLASSES, NODATA, cf_attrs, require_codes
 from lczcube.models.meta import ModelMeta, require_classes, require_features
@@ -150,8 +151,8 @@ def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
     xarray.Dataset
         ``lcz`` uint8 ``(cell_y, cell_x)``, 0 no data; ``confidence`` uint8 ``(cell_y, cell_x)``,
         per cent, 255 no data; ``probability`` uint8 ``(lcz_class, cell_y, cell_x)``, per cent,
-        255 no data. No data where not covered or where all features are NaN. Coordinates and
-        chunks are those of ``features``.
+        255 no data. No data where not covered or where all features are NaN. Coordinates, chunks
+        and grid are those of ``features``.
 
     Raises
     ------
@@ -166,10 +167,12 @@ def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
     values = features["features"].transpose("cell_y", "cell_x", "feature")
     covered = features["covered"].transpose("cell_y", "cell_x")
     layers = _predicted_layers(model, values.data, covered.data)
-    return map_dataset(layers, covered, model.meta)
+    return map_dataset(layers, covered, model.meta, grid_json=features.attrs.get(GRID_ATTR))
 
 
-def map_dataset(layers: Any, like: xr.DataArray, meta: ModelMeta) -> xr.Dataset:
+def map_dataset(
+    layers: Any, like: xr.DataArray, meta: ModelMeta, *, grid_json: str | None
+) -> xr.Dataset:
     """The Dataset of a map from its 19 stacked layers: lcz, confidence, 17 per cents.
 
     Parameters
@@ -180,6 +183,8 @@ def map_dataset(layers: Any, like: xr.DataArray, meta: ModelMeta) -> xr.Dataset:
         dims ``(y, x)`` of any name: gives dims and coordinates.
     meta : ModelMeta
         Of the model, for the attributes.
+    grid_json : str or None
+        The grid, as its attribute says; None leaves it out, and the map cannot be written then.
 
     Returns
     -------
@@ -199,7 +204,8 @@ def map_dataset(layers: Any, like: xr.DataArray, meta: ModelMeta) -> xr.Dataset:
             ),
         },
         coords=dict(like.coords) | {"lcz_class": np.arange(1, N_CLASSES + 1, dtype=np.uint8)},
-        attrs={"model": meta.kind, "seed": meta.seed, "synthetic": int(meta.synthetic)},
+        attrs={"model": meta.kind, "seed": meta.seed, "synthetic": int(meta.synthetic)}
+        | ({} if grid_json is None else {GRID_ATTR: grid_json}),
     )
 
 

@@ -349,7 +349,7 @@ def predict_unet(
     layers = _predicted_layers(model, image, grid, halo_px)
     inner = slice(halo_px, halo_px + grid.shape[0]), slice(halo_px, halo_px + grid.shape[1])
     like = image.isel(band=0, drop=True)[inner]
-    return map_dataset(layers, like, model.meta)
+    return map_dataset(layers, like, model.meta, grid_json=grid.to_json())
 
 
 def _require_parameters(parameters: UnetParameters) -> None:

@@ -4,11 +4,12 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from lczcube.errors import ConfigError, MissingInputError, SourceError
+from lczcube.errors import ConfigError, LczcubeError, MissingInputError, SourceError
 from lczcube.sources.inputs import Input
 from lczcube.sources.items import PARQUET_TYPE, safe_id
 
@@ -23,6 +24,7 @@ MEDIA_TYPES = {
     ".json": "application/geo+json",
     ".kml": "application/vnd.google-earth.kml+xml",
     ".kmz": "application/vnd.google-earth.kmz",
+    ".npy": "application/x-npy",
     ".parquet": PARQUET_TYPE,
     ".shp": "application/vnd.shp",
     ".tif": "image/tiff; application=geotiff",
@@ -54,12 +56,24 @@ class SourceFile:
         Year it is of.
     city : str
         City it belongs to, ``""`` if unknown.
+    is_found : bool
+        True where a folder was searched for it, False where ``href`` names it.
+    fault : LczcubeError or None
+        Why it cannot be registered, where that showed before it was opened.
     """
 
     href: str
     item_id: str
     year: int | None
     city: str
+    is_found: bool = False
+    fault: LczcubeError | None = None
+
+
+AnyFile = TypeVar("AnyFile", bound=SourceFile)
+
+Search = Callable[[Path], list[str]]
+"""Gives the hrefs that a source takes from a folder, sorted."""
 
 
 def expand_hrefs(entry: Input, *, folder: Path, cities: Sequence[str]) -> list[SourceFile]:
@@ -86,13 +100,116 @@ def expand_hrefs(entry: Input, *, folder: Path, cities: Sequence[str]) -> list[S
     ConfigError
         If a variable is not set, ``{city}`` stands for nothing, or a URL holds a credential.
     """
+
+    def search(path: Path) -> list[str]:
+        return _files_of(path, entry.suffixes)
+
+    return with_ids(entry, find_hrefs(entry, folder=folder, cities=cities, search=search))
+
+
+def find_hrefs(
+    entry: Input, *, folder: Path, cities: Sequence[str], search: Search
+) -> list[SourceFile]:
+    """As :func:`expand_hrefs`, but without ids, and with a folder searched by ``search``.
+
+    A folder without a file of the source is kept as it is, and fails later.
+    """
     named = {
-        (href, year): SourceFile(href, "", year, city)
+        (href, year): SourceFile(href, "", year, city, is_found)
         for template in entry.href
         for filled, year, city in _fill(template, entry, cities)
-        for href in _find(filled, entry, folder)
+        for href, is_found in _find(filled, entry, folder, search)
     }
-    return _with_ids(entry, list(named.values()))
+    return list(named.values())
+
+
+def with_year(entry: Input, file: AnyFile, told: int | None) -> AnyFile | None:
+    """A file with the year that its path tells, for sources whose paths do.
+
+    Parameters
+    ----------
+    entry : Input
+        ``year`` and ``years`` say which years are wanted; neither: all.
+    file : SourceFile
+        ``year`` is set where ``{year}`` in ``href`` says so.
+    told : int or None
+        Year in the path; None where it has none.
+
+    Returns
+    -------
+    SourceFile or None
+        None for a file that a search found and no year wants. A file that ``href`` names is
+        wanted: a year that contradicts is its ``fault``.
+    """
+    wanted = entry.all_years if file.year is None else (file.year,)
+    if told is None:
+        if len(wanted) == 1:
+            return replace(file, year=wanted[0])
+        return replace(
+            file,
+            fault=SourceError(
+                f"{file.href} has no year in its path; keep it in a folder named after its year, "
+                "or set year in an input of its own."
+            ),
+        )
+    if not wanted or told in wanted:
+        return replace(file, year=told)
+    if file.is_found:
+        return None
+    listed = ", ".join(map(str, wanted))
+    return replace(
+        file,
+        year=told,
+        fault=SourceError(
+            f"{file.href} is of {told} by its path, but the input wants {listed}; "
+            "correct year, or href."
+        ),
+    )
+
+
+def resolve_path(text: str, entry: Input, folder: Path) -> str:
+    """One path or URL of an input in full: variables from the environment, absolute.
+
+    Raises
+    ------
+    ConfigError
+        If a variable is not set, or a URL holds a credential.
+    """
+    filled = _from_environment(text, entry, escape=False)
+    if is_remote(filled):
+        require_public(filled, entry)
+        return filled
+    return Path(os.path.abspath(folder / filled)).as_posix()
+
+
+def require_public(href: str, entry: Input) -> None:
+    """Raise for a URL that holds a credential, which would be written to the catalog.
+
+    Raises
+    ------
+    ConfigError
+        Naming the URL without its secret.
+    """
+    if _USER_INFO.search(href) or _SECRET_QUERY.search(href):
+        raise ConfigError(
+            f"input {entry.name!r}: href {redact(href)} holds a credential, which would be written "
+            "to the catalog; give it to GDAL by its environment (GDAL_HTTP_NETRC, AWS_PROFILE)."
+        )
+
+
+def with_ids(entry: Input, files: Sequence[AnyFile]) -> list[AnyFile]:
+    """Files with an id each: name, year of a raster, and stem; a number where two would be one."""
+    taken: set[str] = set()
+    numbered = []
+    for file in files:
+        wanted = _item_id(entry, file)
+        item_id, n = wanted, 1
+        while item_id.lower() in taken:
+            n += 1
+            item_id = f"{wanted}-{n}"
+        taken.add(item_id.lower())
+        numbered.append(replace(file, item_id=item_id))
+    return numbered
 
 
 def require_file(file: SourceFile) -> None:
@@ -116,13 +233,15 @@ def require_file(file: SourceFile) -> None:
         raise SourceError(f"{path} is empty (0 bytes); fetch it again.")
 
 
-def file_facts(href: str) -> dict[str, int | str]:
+def file_facts(href: str, *, checksum: bool = True) -> dict[str, int | str]:
     """``file:size`` (bytes) and ``file:checksum`` (multihash, SHA-256) of a local file.
 
-    Reads the whole file. A URL gives no facts.
+    Reads the whole file, unless ``checksum`` is false: only the size then. A URL gives no facts.
     """
     if is_remote(href):
         return {}
+    if not checksum:
+        return {"file:size": Path(href).stat().st_size}
     digest = hashlib.sha256()
     with Path(href).open("rb") as stream:
         while block := stream.read(HASH_BLOCK_BYTES):
@@ -177,24 +296,27 @@ def _fill(
             "add a [city.NAME] table, or city = to the input."
         )
     years: tuple[int | None, ...] = entry.all_years or (None,)
+    if entry.years_in_paths and "{year}" not in template:
+        years = (None,)
     for city in names:
         for year in years:
             yield template.replace("{city}", city).replace("{year}", str(year)), year, city
 
 
-def _find(filled: str, entry: Input, folder: Path) -> list[str]:
-    literal = _from_environment(filled, entry, escape=False)
+def _find(filled: str, entry: Input, folder: Path, search: Search) -> list[tuple[str, bool]]:
+    """Hrefs, each with True where a folder was searched for it."""
+    literal = resolve_path(filled, entry, folder)
     if is_remote(literal):
-        _require_public(literal, entry)
-        return [literal]
-    path = Path(os.path.abspath(folder / literal))
+        return [(literal, False)]
+    path = Path(literal)
     if path.is_dir():
-        return _files_of(path, entry.suffixes) or [path.as_posix()]
+        return [(href, True) for href in search(path)] or [(path.as_posix(), False)]
     if path.exists() or not glob.has_magic(_VARIABLE.sub("", filled)):
-        return [path.as_posix()]
+        return [(path.as_posix(), False)]
     pattern = os.path.join(glob.escape(str(folder)), _from_environment(filled, entry, escape=True))
     found = (Path(os.path.abspath(match)) for match in glob.glob(pattern, recursive=True))
-    return sorted(match.as_posix() for match in found if match.is_file()) or [path.as_posix()]
+    files = sorted(match.as_posix() for match in found if match.is_file())
+    return [(href, False) for href in files or [path.as_posix()]]
 
 
 def _from_environment(text: str, entry: Input, *, escape: bool) -> str:
@@ -210,34 +332,12 @@ def _from_environment(text: str, entry: Input, *, escape: bool) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def _require_public(href: str, entry: Input) -> None:
-    if _USER_INFO.search(href) or _SECRET_QUERY.search(href):
-        raise ConfigError(
-            f"input {entry.name!r}: href {redact(href)} holds a credential, which would be written "
-            "to the catalog; give it to GDAL by its environment (GDAL_HTTP_NETRC, AWS_PROFILE)."
-        )
-
-
 def _files_of(folder: Path, suffixes: Sequence[str]) -> list[str]:
     return sorted(
         path.as_posix()
         for path in folder.iterdir()
         if path.is_file() and path.suffix.lower() in suffixes
     )
-
-
-def _with_ids(entry: Input, files: Sequence[SourceFile]) -> list[SourceFile]:
-    taken: set[str] = set()
-    numbered = []
-    for file in files:
-        wanted = _item_id(entry, file)
-        item_id, n = wanted, 1
-        while item_id.lower() in taken:
-            n += 1
-            item_id = f"{wanted}-{n}"
-        taken.add(item_id.lower())
-        numbered.append(replace(file, item_id=item_id))
-    return numbered
 
 
 def _item_id(entry: Input, file: SourceFile) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,13 @@ N_SEGMENTS = 21
 
 DECIMALS = 9
 """Decimals of a degree kept: 0.1 mm."""
+
+SEARCH_MARGIN_M = 5_000.0
+"""How far past a city's bbox tiles are looked for: its grid grows to whole cells and has a halo."""
+
+_M_PER_DEGREE = 111_200.0
+
+BBox = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,64 @@ def footprint(outline: shapely.Polygon, crs: str, *, where: str) -> Footprint:
     unwrapped = lon if src.is_geographic else _unwrapped(lon)
     moved = shapely.set_coordinates(dense, np.column_stack([unwrapped, np.clip(lat, -90, 90)]))
     return _as_footprint(_cut_at_antimeridian(moved))
+
+
+def box_footprint(bbox: BBox) -> Footprint:
+    """The footprint of a box in EPSG:4326 that does not cross the antimeridian, as it is."""
+    import shapely
+
+    return Footprint(_as_lists(shapely.geometry.mapping(shapely.box(*bbox))), bbox)
+
+
+def geometry_footprint(geometry: shapely.Geometry) -> Footprint:
+    """The footprint of a geometry in EPSG:4326."""
+    return _as_footprint(geometry)
+
+
+def clipped(whole: Footprint, *, west: float, east: float, where: str) -> Footprint:
+    """The part of a footprint between two meridians.
+
+    Raises
+    ------
+    SourceError
+        If it has no such part.
+    """
+    import shapely
+
+    between = shapely.intersection(
+        shapely.geometry.shape(whole.geometry), shapely.box(west, -90, east, 90)
+    )
+    if shapely.area(between) == 0:
+        raise SourceError(
+            f"{where} lies wholly outside {west:g} to {east:g} degrees east, the UTM zone of its "
+            "CRS; correct its CRS."
+        )
+    return _as_footprint(between)
+
+
+def search_boxes(bboxes: Iterable[BBox]) -> list[BBox]:
+    """Where to look for the tiles of cities: their bboxes, EPSG:4326, grown by 5 km."""
+    return [_grown(bbox, SEARCH_MARGIN_M) for bbox in bboxes]
+
+
+def meets_any(bbox: BBox, boxes: Sequence[BBox]) -> bool:
+    """True when a bbox shares a point with one of the boxes, or there are no boxes at all."""
+    west, south, east, north = bbox
+    return not boxes or any(
+        west <= b[2] and b[0] <= east and south <= b[3] and b[1] <= north for b in boxes
+    )
+
+
+def _grown(bbox: BBox, margin_m: float) -> BBox:
+    west, south, east, north = bbox
+    dlat = margin_m / _M_PER_DEGREE
+    dlon = dlat / max(math.cos(math.radians(max(abs(south), abs(north)))), 0.01)
+    return (
+        max(west - dlon, -180.0),
+        max(south - dlat, -90.0),
+        min(east + dlon, 180.0),
+        min(north + dlat, 90.0),
+    )
 
 
 def _unwrapped(lon: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """The keys every ``[[input]]`` table shares; each kind of source adds its own."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -12,7 +13,8 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _as_texts(value: Any) -> Any:
+def as_texts(value: Any) -> Any:
+    """One string, or a list, as a tuple."""
     return (value,) if isinstance(value, str) else as_tuple(value)
 
 
@@ -22,7 +24,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Numbers = Annotated[tuple[int, ...], BeforeValidator(as_tuple)]
 """A TOML array of integers, kept as a tuple."""
 
-Hrefs = Annotated[tuple[str, ...], BeforeValidator(_as_texts), Field(min_length=1)]
+Hrefs = Annotated[tuple[str, ...], BeforeValidator(as_texts), Field(min_length=1)]
 """One string or a TOML array of strings, kept as a tuple."""
 
 SafeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
@@ -35,6 +37,26 @@ class Table(BaseModel):
     """A table of a TOML file: unknown keys and wrong types are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What the publisher of a data set says of it, and asks of who uses it.
+
+    Attributes
+    ----------
+    license : str
+        SPDX id.
+    license_note : str
+        What the licence asks of a map made with it.
+    citation, doi : str
+        The paper to cite.
+    """
+
+    license: str
+    license_note: str
+    citation: str
+    doi: str
 
 
 class Input(Table):
@@ -63,6 +85,8 @@ class Input(Table):
 
     kind: ClassVar[Kind]
     suffixes: ClassVar[tuple[str, ...]]
+    years_in_paths: ClassVar[bool] = False
+    publication: ClassVar[Publication | None] = None
 
     name: SafeName
     source: str
@@ -86,8 +110,32 @@ class Input(Table):
         if self.year is not None and self.years:
             raise ValueError("has both year and years; give one")
         timeless = [href for href in self.href if "{year}" not in href]
-        if len(self.all_years) > 1 and timeless:
+        if len(self.all_years) > 1 and timeless and not self.years_in_paths:
             raise ValueError("has several years but an href without {year}; one file is one year")
         if not self.all_years and len(timeless) < len(self.href):
             raise ValueError("has {year} in href but no year; add year = 2024 or years = [...]")
         return self
+
+
+class EmbeddingInput(Input):
+    """Keys of an ``[[input]]`` of a published embedding, whose files tell their year themselves.
+
+    Attributes
+    ----------
+    year, years
+        The years that are wanted; left out, all that are there. A folder is searched for them, a
+        file that ``href`` names must be of one of them.
+    product : str, optional
+        Identity of the embedding, where the files do not tell it.
+    checksums : bool
+        True to read every file for its SHA-256; default: its size alone, as tiles are gigabytes.
+    """
+
+    kind: ClassVar[Kind] = "raster"
+    layer: ClassVar[str] = "embedding"
+    resampling: ClassVar[str] = "nearest"
+    static: ClassVar[bool] = False
+    years_in_paths: ClassVar[bool] = True
+
+    product: Annotated[str, Field(pattern=r"^\S+$")] | None = None
+    checksums: bool = False

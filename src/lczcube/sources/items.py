@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ RASTER_URI = f"{_STAC_EXTENSIONS}/raster/v2.0.0/schema.json"
 FILE_URI = f"{_STAC_EXTENSIONS}/file/v2.1.0/schema.json"
 LABEL_URI = f"{_STAC_EXTENSIONS}/label/v1.0.1/schema.json"
 TABLE_URI = f"{_STAC_EXTENSIONS}/table/v1.2.0/schema.json"
+SCIENTIFIC_URI = f"{_STAC_EXTENSIONS}/scientific/v1.0.0/schema.json"
+ZARR_URI = f"{_STAC_EXTENSIONS}/zarr/v1.1.0/schema.json"
 LCZCUBE_URI = "https://lczcube.github.io/schemas/v1.0.0/schema.json"
 
 UNDATED = ("1970-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
@@ -41,10 +43,14 @@ class SourceItem:
         Describes the file; a label item has no asset ``labels`` yet.
     table : geopandas.GeoDataFrame or None
         Labels to write beside the item.
+    coding : mapping of str to str
+        ``product``, ``decoder`` and ``valid`` where the file decides them; all items of an input
+        agree.
     """
 
     item: pystac.Item
     table: gpd.GeoDataFrame | None = None
+    coding: Mapping[str, str] = field(default_factory=dict)
 
 
 def safe_id(text: str) -> str:
@@ -115,3 +121,43 @@ def crs_fields(name: str) -> dict[str, str | None]:
             "proj:wkt2": name,
         }
     )
+
+
+def grid_fields(crs: str, shape: tuple[int, int], transform: Sequence[float]) -> dict[str, Any]:
+    """Projection-extension fields of a raster, as stored.
+
+    Parameters
+    ----------
+    crs : str
+        A :func:`crs_name`.
+    shape : tuple of int
+        ``(rows, columns)``.
+    transform : sequence of float
+        ``a, b, c, d, e, f`` with ``b = d = 0``; ``e`` is positive in a south-up raster.
+    """
+    return {
+        **crs_fields(crs),
+        "proj:shape": list(shape),
+        "proj:transform": [float(v) for v in transform[:6]],
+        "proj:bbox": list(grid_bbox(shape, transform)),
+    }
+
+
+def grid_bbox(
+    shape: tuple[int, int], transform: Sequence[float]
+) -> tuple[float, float, float, float]:
+    """``(minx, miny, maxx, maxy)`` of a raster, however it is stored; see :func:`grid_fields`."""
+    a, _, c, _, e, f = (float(v) for v in transform[:6])
+    left, right = sorted((c, c + a * shape[1]))
+    bottom, top = sorted((f, f + e * shape[0]))
+    return left, bottom, right, top
+
+
+def named_bands(
+    names: Sequence[str], dtype: str, *, nodata: int | None = None
+) -> list[dict[str, Any]]:
+    """``bands`` of an asset: a name each, one dtype and one nodata."""
+    common: dict[str, Any] = {"data_type": dtype}
+    if nodata is not None:
+        common["nodata"] = nodata
+    return [{"name": name, **common} for name in names]

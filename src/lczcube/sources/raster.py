@@ -202,6 +202,7 @@ def _asset(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pysta
         extra_fields={
             "bands": _bands(entry, file, raster),
             "raster:spatial_resolution": _resolution_m(raster),
+            "lczcube:block_shape": list(raster.block_shapes[0]),
             **file_facts(file.href),
         },
     )

@@ -1,6 +1,18 @@
 """A made-up world whose true map is known, in the publishers' formats."""
 
+from lczcube.synth.aef_index import write_aef_index
+from lczcube.synth.city import City, draw_city
 from lczcube.synth.embedding import Difficulty
+from lczcube.synth.tessera import write_tessera
 from lczcube.synth.world import World, WorldCity, write_world
 
-__all__ = ["Difficulty", "World", "WorldCity", "write_world"]
+__all__ = [
+    "City",
+    "Difficulty",
+    "World",
+    "WorldCity",
+    "draw_city",
+    "write_aef_index",
+    "write_tessera",
+    "write_world",
+]

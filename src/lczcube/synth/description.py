@@ -1,5 +1,6 @@
 """What a synthetic world says of itself: its city file and its description."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,11 @@ from lczcube.synth.zones import PIXEL_M
 
 FORMAT = 1
 N_DRAWS = 100_000
+LAYERS = ("alphaearth", "tessera")
+DEFAULT_LAYERS = ("alphaearth",)
 
 
-def city_file(cities: list[City], parameters: dict[str, Any]) -> str:
-    """Text of ``world.toml``, a city file for ``lczcube run``."""
-    seed, year = parameters["seed"], parameters["year"]
-    tables = "\n".join(f"[city.{c.name}]\nbbox = {list(c.bbox)}\n" for c in cities)
-    return f"""\
-# SYNTHETIC: a made-up world, written by `lczcube synth` with seed {seed}. Nothing here is real.
-id = "synthetic-{seed}"
-title = "Synthetic world, seed {seed}"
-
-{tables}
-[grid]
-pixel_m = {PIXEL_M}
-cell_m = {PATCH_M}
-chunk_cells = {CHUNK_CELLS}
-
+_ALPHAEARTH = """\
 # SYNTHETIC embedding in AlphaEarth's format; another seed is another product.
 [[input]]
 name = "alphaearth"
@@ -44,6 +33,42 @@ years = [{year}]
 title = "Synthetic embedding"
 license = "CC0-1.0"
 
+"""
+
+_TESSERA = """\
+# SYNTHETIC embedding in TESSERA's format; its tessera_metadata.json says which product it is.
+[[input]]
+name = "tessera"
+source = "tessera"
+synthetic = true
+href = "tessera"
+year = {year}
+title = "Synthetic TESSERA"
+license = "CC0-1.0"
+
+"""
+
+_INPUTS = {"alphaearth": _ALPHAEARTH, "tessera": _TESSERA}
+
+
+def city_file(cities: list[City], parameters: dict[str, Any]) -> str:
+    """Text of ``world.toml``, a city file for ``lczcube run``."""
+    seed, year = parameters["seed"], parameters["year"]
+    layers = layers_of(parameters)
+    tables = "\n".join(f"[city.{c.name}]\nbbox = {list(c.bbox)}\n" for c in cities)
+    inputs = "".join(_INPUTS[layer].format(seed=seed, year=year) for layer in layers)
+    return f"""\
+# SYNTHETIC: a made-up world, written by `lczcube synth` with seed {seed}. Nothing here is real.
+id = "synthetic-{seed}"
+title = "Synthetic world, seed {seed}"
+
+{tables}
+[grid]
+pixel_m = {PIXEL_M}
+cell_m = {PATCH_M}
+chunk_cells = {CHUNK_CELLS}
+
+{inputs}\
 # SYNTHETIC labels: squares that overlap as So2Sat's do.
 [[input]]
 name = "labels"
@@ -67,7 +92,7 @@ min_confidence = 0.8
 exclude_eval_m = {PATCH_M}
 
 [run]
-features = ["alphaearth"]
+features = {json.dumps(layers)}
 labels = ["labels"]
 year = {year}
 split = "polygon"
@@ -79,6 +104,11 @@ models = ["xgb", "unet"]
 epochs = 4                                  # small: a demonstration in minutes
 width = 8
 """
+
+
+def layers_of(parameters: dict[str, Any]) -> list[str]:
+    """Layers of a world; one that does not say has AlphaEarth alone."""
+    return list(parameters.get("layers", DEFAULT_LAYERS))
 
 
 def describe(
@@ -93,7 +123,7 @@ def describe(
         "format": FORMAT,
         "synthetic": True,
         "seed": parameters["seed"],
-        "product": f"synthetic-alphaearth/{parameters['seed']}",
+        **_products(parameters),
         "parameters": parameters,
         "bayes": {
             "accuracy": _rounded(
@@ -118,6 +148,19 @@ def describe(
         "signatures": _describe_signatures(model),
         "cities": {city.name: told for city, told in zip(cities, per_city, strict=True)},
     }
+
+
+def _products(parameters: dict[str, Any]) -> dict[str, Any]:
+    """``product`` of a world of AlphaEarth alone, else ``products`` by layer."""
+    seed = parameters["seed"]
+    names = {
+        "alphaearth": f"synthetic-alphaearth/{seed}",
+        "tessera": f"tessera/0.0/synthetic-{seed}",
+    }
+    layers = layers_of(parameters)
+    if layers == list(DEFAULT_LAYERS):
+        return {"product": names["alphaearth"]}
+    return {"products": {layer: names[layer] for layer in layers}}
 
 
 def _describe_city(city: City, model: EmbeddingModel, seed: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ TWINS = ((2, 3),)
 
 _BLOCKS_PER_SQUARE = 8
 _SQUARE_PX = BLOCK_PX * _BLOCKS_PER_SQUARE
-_VARIATION, _NOISE = 0, 1
+_VARIATION, NOISE_STREAM = 0, 1
 _N_SIGNATURE = 8
 _N_NUISANCE = 3
 _DISTANCE_POWER = 0.6
@@ -129,25 +129,27 @@ class EmbeddingModel:
         """Codes of a window, int8 ``(64, rows, columns)``, rows from south to north."""
         means = (self.direction + self.means[city] @ self.basis).astype(np.float32)
         embedding = means[zone_map.classes(window).astype(np.intp) - 1]
-        embedding += self._variation_px(city, window)
-        embedding += self._noise(city, window)
+        embedding += self.variation_px(city, window, self.basis)
+        embedding += self.noise_px(city, window, n_bands=N_BANDS, stream=NOISE_STREAM)
         embedding /= np.linalg.norm(embedding, axis=-1, keepdims=True)
         codes = quantise(embedding)
         codes[~zone_map.seen(window)] = NODATA_CODE
         return np.ascontiguousarray(np.moveaxis(codes, -1, 0))
 
-    def _variation_px(self, city: int, window: Window) -> _Float32:
+    def variation_px(self, city: int, window: Window, basis: _Float) -> _Float32:
+        """Within-class variation of each pixel, float32 ``(rows, columns, band)``, in ``basis``."""
         blocks = blocks_of(window)
-        vectors = (self.variations(city, blocks) @ self.basis).astype(np.float32)
+        vectors = (self.variations(city, blocks) @ basis).astype(np.float32)
         row = (np.arange(window.y0, window.y1) - BLOCK_OFFSET_PX) // BLOCK_PX - blocks.y0
         column = (np.arange(window.x0, window.x1) - BLOCK_OFFSET_PX) // BLOCK_PX - blocks.x0
         return vectors[row[:, None], column[None, :]]
 
-    def _noise(self, city: int, window: Window) -> _Float32:
-        shape = (_SQUARE_PX, _SQUARE_PX, N_BANDS)
-        out = np.empty((*window.shape, N_BANDS), dtype=np.float32)
+    def noise_px(self, city: int, window: Window, *, n_bands: int, stream: int) -> _Float32:
+        """Noise of each pixel and band, float32 ``(rows, columns, n_bands)``; one of a stream."""
+        shape = (_SQUARE_PX, _SQUARE_PX, n_bands)
+        out = np.empty((*window.shape, n_bands), dtype=np.float32)
         for square, part in _squares(window, _SQUARE_PX):
-            draws = self._rng(city, _NOISE, square).standard_normal(shape, dtype=np.float32)
+            draws = self._rng(city, stream, square).standard_normal(shape, dtype=np.float32)
             out[_within(part, window)] = draws[_within(part, square)]
         out *= np.float32(self.pixel_noise)
         return out

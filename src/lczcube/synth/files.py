@@ -74,7 +74,7 @@ def write_tile(path: Path, window: Window, city: City, model: EmbeddingModel, ye
         "bigtiff": "if_safer",
     }
     with rasterio.open(path, "w", **profile) as tile:
-        tile.update_tags(**_tags(model.seed), year=str(year))
+        tile.update_tags(**tags(model.seed), year=str(year))
         tile.descriptions = tuple(f"A{band:02d}" for band in range(N_BANDS))
         for part in window.parts(_PART_PX):
             codes = model.codes(city.zone_map, city.number, part)
@@ -98,7 +98,7 @@ def write_truth(path: Path, city: City, seed: int) -> None:
         "nodata": lcz.NODATA,
     }
     with rasterio.open(draft, "w", **profile) as truth:
-        truth.update_tags(**_tags(seed))
+        truth.update_tags(**tags(seed))
         truth.descriptions = ("lcz",)
         truth.write_colormap(
             1, {code: tuple(rgb) for code, rgb in enumerate(lcz.colors().tolist())}
@@ -137,5 +137,6 @@ def _raster_window(part: Window, whole: Window) -> RasterWindow:
     return RasterWindow(part.x0 - whole.x0, part.y0 - whole.y0, part.shape[1], part.shape[0])
 
 
-def _tags(seed: int) -> dict[str, str]:
+def tags(seed: int) -> dict[str, str]:
+    """Tags of every raster of a synthetic world."""
     return {"SYNTHETIC": "true", "source": f"lczcube synthetic world, seed {seed}: not real"}

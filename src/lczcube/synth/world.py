@@ -4,14 +4,23 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lczcube.errors import ConfigError, StoreError
 from lczcube.grid import BBox, Grid
+from lczcube.synth.aef_index import write_aef_index
 from lczcube.synth.city import City, draw_city
-from lczcube.synth.description import FORMAT, city_file, describe
+from lczcube.synth.description import (
+    DEFAULT_LAYERS,
+    FORMAT,
+    LAYERS,
+    city_file,
+    describe,
+    layers_of,
+)
 from lczcube.synth.embedding import Difficulty, EmbeddingModel, embedding_model
 from lczcube.synth.files import (
     BLOCK_PX,
@@ -22,9 +31,11 @@ from lczcube.synth.files import (
     write_tile,
     write_truth,
 )
+from lczcube.synth.tessera import write_tessera
 
 MIN_KM = 1.5
 MAX_CITIES = 30
+TESSERA_FOLDER = "tessera"
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class WorldCity:
     grid : Grid
         10 m pixels, 320 m cells: the bbox grown to whole cells. Truth and labels lie in it.
     tiles : tuple of Path
-        Embedding tiles, south-up, by name.
+        AlphaEarth tiles, south-up, by name; none in a world without that layer.
     truth, labels : Path
         True map (uint8, north-up) and labelled patches (GeoParquet).
     """
@@ -67,6 +78,8 @@ class World:
         Northern and southern by turns.
     bayes_accuracy : float
         Best accuracy of a rule that sees one cell, over pure cells; see ``world.json``.
+    tessera : Path or None
+        Archive of TESSERA tiles of all cities; None in a world without that layer.
     """
 
     path: Path
@@ -76,6 +89,7 @@ class World:
     year: int
     cities: tuple[WorldCity, ...]
     bayes_accuracy: float
+    tessera: Path | None = None
 
 
 def write_world(
@@ -87,6 +101,8 @@ def write_world(
     year: int = 2021,
     tile_px: int = 256,
     difficulty: Difficulty | None = None,
+    layers: Sequence[str] = DEFAULT_LAYERS,
+    index: bool = False,
 ) -> World:
     """Write the inputs of a made-up world, its truth, and the best accuracy there can be.
 
@@ -107,6 +123,10 @@ def write_world(
         Side of an embedding tile in pixels, a multiple of 64. The publisher's have 8192.
     difficulty : Difficulty, optional
         Default: calibrated to real cities, see :class:`Difficulty`.
+    layers : sequence of str
+        Embeddings to write: ``alphaearth``, ``tessera``. Both show the same world.
+    index : bool
+        Also write the publisher's two index files beside the AlphaEarth tiles.
 
     Returns
     -------
@@ -133,6 +153,7 @@ def write_world(
     out = Path(out)
     difficulty = difficulty or Difficulty()
     _require_parameters(cities=cities, km=km, seed=seed, year=year, tile_px=tile_px)
+    _require_layers(layers, index=index)
     parameters = {
         "cities": cities,
         "km": float(km),
@@ -141,6 +162,11 @@ def write_world(
         "tile_px": tile_px,
         "difficulty": asdict(difficulty),
     }
+    # A world of the default layers keeps the bytes it had before there were others.
+    if tuple(layers) != DEFAULT_LAYERS:
+        parameters["layers"] = list(layers)
+    if index:
+        parameters["index"] = True
     drawn = [draw_city(number, km=km, seed=seed) for number in range(cities)]
     if not _is_written(out, parameters):
         _write(out, drawn, parameters, embedding_model(difficulty, n_cities=cities, seed=seed))
@@ -166,6 +192,18 @@ def _require_parameters(*, cities: int, km: float, seed: int, year: int, tile_px
         )
 
 
+def _require_layers(layers: Sequence[str], *, index: bool) -> None:
+    unknown = [layer for layer in layers if layer not in LAYERS]
+    if unknown or not layers or len(set(layers)) < len(layers):
+        raise ConfigError(
+            f"layers = {list(layers)}: name one or more of {', '.join(LAYERS)}, each once."
+        )
+    if index and "alphaearth" not in layers:
+        raise ConfigError(
+            "index is of AlphaEarth tiles, and layers has none; add alphaearth, or leave index out."
+        )
+
+
 def _is_written(out: Path, parameters: dict[str, Any]) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -186,19 +224,40 @@ def _write(
 ) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    layers = layers_of(parameters)
     for city in cities:
-        for path, window in tiles(partial, city, parameters):
-            write_tile(path, window, city, model, parameters["year"])
+        if "alphaearth" in layers:
+            _write_alphaearth(partial, city, parameters, model)
         write_truth(truth_path(partial, city), city, parameters["seed"])
         write_labels(labels_path(partial, city), city, parameters["seed"])
+    if "tessera" in layers:
+        write_tessera(
+            partial / TESSERA_FOLDER,
+            cities,
+            seed=parameters["seed"],
+            year=parameters["year"],
+            difficulty=Difficulty(**parameters["difficulty"]),
+        )
     (partial / "world.toml").write_text(city_file(cities, parameters))
     description = json.dumps(describe(cities, parameters, model), indent=2) + "\n"
     (partial / "world.json").write_text(description)
     os.replace(partial, out)
 
 
+def _write_alphaearth(
+    out: Path, city: City, parameters: dict[str, Any], model: EmbeddingModel
+) -> None:
+    places = tiles(out, city, parameters)
+    for path, window in places:
+        write_tile(path, window, city, model, parameters["year"])
+    if parameters.get("index"):
+        annual = places[0][0].parents[2]
+        write_aef_index(annual, city, places, year=parameters["year"])
+
+
 def _world(out: Path, cities: list[City], parameters: dict[str, Any]) -> World:
     description = json.loads((out / "world.json").read_text())
+    layers = layers_of(parameters)
     return World(
         path=out,
         config=out / "world.toml",
@@ -210,11 +269,14 @@ def _world(out: Path, cities: list[City], parameters: dict[str, Any]) -> World:
                 name=city.name,
                 bbox=city.bbox,
                 grid=city.grid,
-                tiles=tuple(sorted(path for path, _ in tiles(out, city, parameters))),
+                tiles=tuple(sorted(path for path, _ in tiles(out, city, parameters)))
+                if "alphaearth" in layers
+                else (),
                 truth=truth_path(out, city),
                 labels=labels_path(out, city),
             )
             for city in cities
         ),
         bayes_accuracy=float(description["bayes"]["accuracy"]),
+        tessera=out / TESSERA_FOLDER if "tessera" in layers else None,
     )

@@ -124,6 +124,18 @@ class ZoneMap:
         """Class of each pixel, 0 where nothing was seen; rows from south to north."""
         return np.where(self.seen(window), self.classes(window), 0).astype(np.uint8)
 
+    def sea(self, window: Window) -> npt.NDArray[np.bool_]:
+        """True on water that a land mask leaves out; rows from south to north.
+
+        Of the water zones of the city every second one is a lake, which a land mask counts as land.
+        """
+        is_water = self.lcz == WATER
+        is_inside = np.zeros_like(is_water)
+        is_inside[_RING:-_RING, _RING:-_RING] = True
+        is_sea = is_water.reshape(-1)
+        is_sea[np.flatnonzero(is_water & is_inside)[1::2]] = False
+        return np.asarray(is_sea[self.zones(window)])
+
     def _sides(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         x = (np.arange(window.x0, window.x1) + 0.5 - self.window.x0) / self.side_px
         y = (np.arange(window.y0, window.y1) + 0.5 - self.window.y0) / self.side_px

@@ -1,0 +1,975 @@
+"""Averaging: tiles on any lattice, or several, weighted by area to the pixels of a frame.
+
+A stored pixel counts by the area that it shares with a pixel of the frame, in one tile only: the
+first whose footprint holds its centre, else the first whose extent does; where that tile has no
+valid pixel the next one that has. Stored values are turned into the quantity that is wanted first
+and averaged then, so that a threshold is one on stored values and never on averages.
+
+Tiles are read in sections, rectangles of stored pixels that do not depend on what is asked for, and
+every sum runs in the order of the sections and of the pixels in them. A pixel of the frame thus has
+the same bits in any rectangle and chunk.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from odc.geo import CRS
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from lczcube.errors import CatalogError, ConfigError, SourceError
+from lczcube.reader import Codes, Storage, read_tile
+from lczcube.tiles import PlacedTile, Rect, Tile, place_tiles
+
+RULES = ("average", "sum", "mode", "fraction_at_least", "mean_where_at_least", "weighted_mean")
+"""How stored pixels become one number; see :class:`Quantity`."""
+
+CANOPY_HEIGHT_M = 2.0
+"""What is canopy rather than grass or ground: 2 m or 3 m are customary for the canopy height map of
+Meta and WRI, whose heights are whole metres."""
+
+BUILDING_PRESENCE = 0.34
+"""Google's threshold on the presence of Open Buildings 2.5D (Sirko et al. 2023, arXiv:2310.11622);
+the band is a confidence without calibration, and 0.5 is the other customary choice."""
+
+BUILDING_BANDS = ("building_fractional_count", "building_height", "building_presence")
+"""Bands of Open Buildings 2.5D, in the publisher's order."""
+
+READ_BYTES = 64 << 20
+"""Most codes that one read gives, unless one section or one row of compressed blocks holds more."""
+
+SECTION_PX = 512
+"""Side of a section, or the next whole number of blocks: what one round of sums works on."""
+
+LARGEST_SECTION_PX = 2048
+"""Columns above which a block is cut: strips of canopy height v1 are 65,536 pixels wide."""
+
+MAX_WEIGHTS = 1 << 21
+"""Weights of slanting pixels that are held at once."""
+
+MAX_CODES = 256
+"""Most classes of a layer that ``mode`` counts: each takes an array of its own."""
+
+MIN_SHARE = 1e-8
+"""Share of a pixel below which an area is rounding and not data. One stored pixel of 0.5 m in a
+pixel of 1 km is 2.5e-7."""
+
+TIE = 1e-9
+"""Relative difference of areas that is a tie: the same area summed in two orders."""
+
+NODE_PX = 32
+"""Distance of the points whose position on another tile is exact; between them it is linear."""
+
+Float64 = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a pixel of the frame is to hold, from stored pixels by area.
+
+    Attributes
+    ----------
+    rule : str
+        ``average``: mean of a band. ``sum``: each stored value shared out by area, so that totals
+        are kept (counts); half a pixel of data gives half the count. ``mode``: the code with the
+        largest area, of equal ones the lower. ``fraction_at_least``: share of the valid area where
+        the band is at least ``threshold``, 0-1. ``mean_where_at_least``: mean of the band over just
+        that area. ``weighted_mean``: mean of the band weighted by ``weight_band``.
+    band : int
+        Position of the band in the layer, from 0.
+    threshold : float or None
+        In stored units; for the two rules that have one. Compared in the stored dtype.
+    weight_band : int or None
+        Position of the weights, 0 or more, for ``weighted_mean``.
+    empty : float or None
+        Value of a pixel that has data and in it nothing that counts: no canopy, no building. None
+        (default) is NaN: a mean height of nothing is not 0 m. It makes the pixel invalid, though;
+        0 keeps it for features that need every layer. Past the data it is NaN whatever this is.
+
+    Raises
+    ------
+    ConfigError
+        If the rule is unknown, or lacks what it needs or has what it does not use.
+    """
+
+    rule: str
+    band: int = 0
+    threshold: float | None = None
+    weight_band: int | None = None
+    empty: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ConfigError(f"rule {self.rule!r} is unknown; known: {', '.join(RULES)}.")
+        for name, value, is_used in (
+            ("threshold", self.threshold, self.rule.endswith("_at_least")),
+            ("weight_band", self.weight_band, self.rule == "weighted_mean"),
+        ):
+            if (value is not None) != is_used:
+                raise ConfigError(
+                    f"rule {self.rule!r} {'needs' if is_used else 'has no use for'} {name}, "
+                    f"which is {value!r}; {'give it' if is_used else 'leave it out'}."
+                )
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """Positions of the bands it is made from."""
+        return (self.band,) if self.weight_band is None else (self.band, self.weight_band)
+
+
+def canopy(min_height_m: float = CANOPY_HEIGHT_M) -> dict[str, Quantity]:
+    """Quantities of a canopy height map, by variable: mean height of the canopy, and its share.
+
+    Parameters
+    ----------
+    min_height_m : float
+        What is canopy, in metres. Default: :data:`CANOPY_HEIGHT_M`.
+
+    Notes
+    -----
+    A plain average of heights would mix the ground at 0 m with the trees.
+    """
+    return {
+        "canopy_height": Quantity("mean_where_at_least", threshold=min_height_m),
+        "canopy_fraction": Quantity("fraction_at_least", threshold=min_height_m),
+    }
+
+
+def buildings(
+    bands: Sequence[str] = BUILDING_BANDS, *, min_presence: float = BUILDING_PRESENCE
+) -> dict[str, Quantity]:
+    """Quantities of Open Buildings 2.5D, by variable: height, share of the ground, count.
+
+    Parameters
+    ----------
+    bands : sequence of str
+        Names of the layer's bands, in their order. Default: the publisher's.
+    min_presence : float
+        Presence that is a building, 0-1. Default: :data:`BUILDING_PRESENCE`.
+
+    Returns
+    -------
+    dict
+        ``building_height`` in metres, weighted by presence: the band is 0, not nodata, where no
+        building is. ``building_fraction``, 0-1. ``building_count``, buildings per pixel.
+
+    Raises
+    ------
+    CatalogError
+        If a band is not among ``bands``.
+    """
+    missing = [name for name in BUILDING_BANDS if name not in bands]
+    if missing:
+        raise CatalogError(
+            f"a buildings layer needs bands {', '.join(BUILDING_BANDS)} and has "
+            f"{', '.join(bands)}; name them so, or make the layer a raster."
+        )
+    count, height, presence = (list(bands).index(name) for name in BUILDING_BANDS)
+    return {
+        "building_height": Quantity("weighted_mean", band=height, weight_band=presence),
+        "building_fraction": Quantity("fraction_at_least", band=presence, threshold=min_presence),
+        "building_count": Quantity("sum", band=count),
+    }
+
+
+CANOPY = canopy()
+"""Of the canopy height maps of Meta and WRI."""
+
+BUILDINGS = buildings()
+"""Of Open Buildings 2.5D."""
+
+
+def band_quantities(storage: Storage) -> tuple[Quantity, ...]:
+    """Every band of a layer by the layer's own rule of resampling."""
+    return tuple(Quantity(storage.resampling, band) for band in range(storage.n_bands))
+
+
+def read_averaged(
+    tiles: Sequence[PlacedTile],
+    rect: Rect,
+    frame: GeoBox,
+    storage: Storage,
+    quantities: Sequence[Quantity],
+    *,
+    use_overviews: bool = False,
+) -> Codes:
+    """Quantities of a mosaic of tiles on a rectangle of its frame; reads the files.
+
+    Parameters
+    ----------
+    tiles : sequence of PlacedTile
+        In order of ownership, on any lattices and in any CRS.
+    rect : Rect
+        Pixels of the frame that are wanted.
+    frame : odc.geo.geobox.GeoBox
+        The frame.
+    storage : Storage
+        Of the layer. A stored pixel is valid where no band that is used is nodata, NaN or infinite:
+        bands come together. Its rule of resampling is not looked at.
+    quantities : sequence of Quantity
+        What is wanted, all from one read: :data:`CANOPY`, :data:`BUILDINGS`, or
+        :func:`band_quantities`. ``mode`` stands alone or with its like.
+    use_overviews : bool
+        Read the coarsest overview whose pixels are at most half the frame's. Only for ``average``
+        and ``sum`` of decimal numbers; ignored otherwise, because neither the share above a
+        threshold nor a product can be had from averages, and averages of whole numbers are rounded.
+        Default off: GDAL writes overviews of nearest or cubic values unless told otherwise, and
+        next to holes even averages have lost their weights. Open Buildings has true averages.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(quantity, y, x)``. float32, NaN where no valid area is; for ``mode`` the stored dtype
+        with ``storage.fill``.
+
+    Raises
+    ------
+    SourceError
+        If a file cannot be read, or is not what the catalog says.
+    CatalogError
+        If ``mode`` meets more than :data:`MAX_CODES` codes.
+    ConfigError
+        If a quantity names a band that the layer does not have, or ``mode`` is mixed with others.
+
+    Notes
+    -----
+    Areas are exact in the frame's CRS: ``Wy @ stored @ Wx.T``, in float64. In another CRS a pixel
+    of the frame is the quadrilateral of its four corners, transformed exactly, and its overlap with
+    every stored pixel is exact; a side of 10 m bends by less than 1 um. Neighbours share their
+    sides, so that sums are kept.
+
+    Any rectangle gives the same bits. The same scene cut into other tiles gives the same to 1e-12
+    before it is rounded to float32.
+
+    Holds :data:`READ_BYTES` of codes, some arrays of a section, and one float64 array of ``rect``
+    per term (at most two a quantity; one per class for ``mode``). Whole sections are read, each
+    block once; tiles that overlap keep one bit per pixel, and where a footprint gives way to a
+    later tile that one is read twice.
+    """
+    _require_possible(quantities, storage)
+    stack = _Stack.of(tiles, frame, storage, quantities, use_overviews=use_overviews)
+    totals: dict[Key, Float64] = {_VALID: np.zeros(rect.shape)}
+    for position, source in enumerate(stack.sources):
+        outlines = _outlines(source, rect, frame)
+        for piece in _pieces(source, outlines, stack.storage):
+            terms = stack.terms(position, piece)
+            _add(totals, terms, outlines.integrals(terms, piece), source.n_px_merged)
+    _require_few_codes(totals)
+    return np.stack([_value(quantity, totals, frame, storage) for quantity in quantities])
+
+
+def _require_possible(quantities: Sequence[Quantity], storage: Storage) -> None:
+    missing = {band for quantity in quantities for band in quantity.bands} - {
+        *range(storage.n_bands)
+    }
+    if missing:
+        raise ConfigError(
+            f"a quantity is made from band {min(missing)} and the layer has {storage.n_bands}, "
+            "counted from 0; name one of these."
+        )
+    if len({quantity.rule == "mode" for quantity in quantities}) != 1:
+        raise ConfigError(
+            f"quantities of rules {', '.join(quantity.rule for quantity in quantities) or 'none'} "
+            "do not share a dtype; ask for those of mode apart, and for at least one."
+        )
+
+
+# A term is a number per stored pixel whose integral over a pixel of the frame goes into a quantity.
+
+_VALID: Key = ("valid",)
+
+
+def _ratio_terms(quantity: Quantity) -> tuple[Key, Key]:
+    """The terms whose integrals a quantity is the ratio of."""
+    band, threshold, weight_band = quantity.band, quantity.threshold, quantity.weight_band
+    ratios: dict[str, tuple[Key, Key]] = {
+        "average": (("value", band), _VALID),
+        "sum": (("count", band), _VALID),
+        "fraction_at_least": (("at_least", band, threshold), _VALID),
+        "mean_where_at_least": (
+            ("value_at_least", band, threshold),
+            ("at_least", band, threshold),
+        ),
+        "weighted_mean": (("product", band, weight_band), ("value", weight_band)),
+    }
+    return ratios[quantity.rule]
+
+
+def _term(key: Key, codes: Codes, counted: Mask) -> Codes:
+    """A term on stored pixels, 0 where a pixel does not count."""
+    match key:
+        case ("value" | "count", band):
+            return np.where(counted, codes[band], codes.dtype.type(0))
+        case ("at_least", band, threshold):
+            return counted & (codes[band] >= threshold)
+        case ("value_at_least", band, threshold):
+            return np.where(
+                counted & (codes[band] >= threshold), codes[band], codes.dtype.type(0)
+            )
+        case ("product", band, weight_band):
+            product = codes[band].astype(np.float64) * codes[weight_band]
+            return np.where(counted, product, 0.0)
+        case ("code", band, code):
+            return counted & (codes[band] == code)
+    return counted
+
+
+def _keys(quantities: Sequence[Quantity], codes: Codes, counted: Mask) -> list[Key]:
+    """Terms of the quantities, each once."""
+    keys = [_VALID]
+    for quantity in quantities:
+        if quantity.rule == "mode":
+            present = np.unique(codes[quantity.band][counted]).tolist()
+            keys += [("code", quantity.band, code) for code in present]
+        else:
+            keys += _ratio_terms(quantity)
+    return list(dict.fromkeys(keys))
+
+
+def _add(
+    totals: dict[Key, Float64],
+    terms: Mapping[Key, Codes],
+    integrals: "Integrals",
+    n_px_merged: int,
+) -> None:
+    at = integrals.part.within(integrals.whole)
+    for key, integral in zip(terms, integrals.per_px, strict=True):
+        total = totals.setdefault(key, np.zeros(integrals.whole.shape))
+        # Counts are per stored pixel, of which an overview has merged some; all else is by area.
+        total[at] += integral * (n_px_merged if key[0] == "count" else integrals.px_area)
+
+
+def _require_few_codes(totals: Mapping[Key, Float64]) -> None:
+    n_codes = sum(key[0] == "code" for key in totals)
+    if n_codes > MAX_CODES:
+        raise CatalogError(
+            f"resampling 'mode' meets {n_codes} codes and counts {MAX_CODES} at most; it is for "
+            "classes. Use average for measurements, nearest for numbers of objects."
+        )
+
+
+def _value(
+    quantity: Quantity, totals: Mapping[Key, Float64], frame: GeoBox, storage: Storage
+) -> Codes:
+    px_area = abs(frame.affine.determinant)
+    is_valid = totals[_VALID] >= MIN_SHARE * px_area
+    if quantity.rule == "mode":
+        return _largest(quantity.band, totals, is_valid, storage)
+    upper, lower = (totals.get(key, np.zeros(is_valid.shape)) for key in _ratio_terms(quantity))
+    counts = is_valid & (lower >= MIN_SHARE * px_area)
+    value = np.full(is_valid.shape, np.nan)
+    value[is_valid] = np.nan if quantity.empty is None else quantity.empty
+    value[counts] = upper[counts] if quantity.rule == "sum" else upper[counts] / lower[counts]
+    if quantity.rule == "fraction_at_least":
+        np.clip(value, 0, 1, out=value)
+    return value.astype(np.float32)
+
+
+def _largest(
+    band: int, totals: Mapping[Key, Float64], is_valid: Mask, storage: Storage
+) -> Codes:
+    winner = np.full(is_valid.shape, storage.fill, dtype=storage.dtype)
+    most = np.zeros(is_valid.shape)
+    for _, _, code in sorted(key for key in totals if key[:2] == ("code", band)):
+        area = totals["code", band, code]
+        is_larger = is_valid & (area > most * (1 + TIE))
+        winner[is_larger], most[is_larger] = code, area[is_larger]
+    return winner
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A tile as it is read: north-up, or one of its overviews.
+
+    Attributes
+    ----------
+    tile : Tile
+        As stored, or as its overview is.
+    level : int or None
+        Number of the overview.
+    n_px_merged : int
+        Stored pixels in one of its pixels.
+    """
+
+    tile: Tile
+    level: int | None = None
+    n_px_merged: int = 1
+
+    @cached_property
+    def geobox(self) -> GeoBox:
+        """Its pixels as they are read."""
+        (rows, columns), affine = self.tile.shape, self.tile.affine
+        down, right = self._mirrored
+        turned = affine * Affine.translation(columns if right else 0, rows if down else 0)
+        turned *= Affine.scale(-1 if right else 1, -1 if down else 1)
+        return GeoBox((rows, columns), turned, CRS(self.tile.crs))
+
+    @property
+    def _mirrored(self) -> tuple[bool, bool]:
+        return self.tile.affine.e > 0, self.tile.affine.a < 0
+
+    @cached_property
+    def edges(self) -> tuple[Indices, Indices]:
+        """Rows and columns where its sections begin, and its ends."""
+        lengths, blocks = self.tile.shape, self.tile.block_shape
+        cut = [SECTION_PX if blocks[1] > LARGEST_SECTION_PX else blocks[1]]
+        edges = []
+        for length, block, is_mirrored in zip(
+            lengths, (blocks[0], *cut), self._mirrored, strict=True
+        ):
+            along = np.array([*range(0, length, block * -(-SECTION_PX // block)), length])
+            edges.append(length - along[::-1] if is_mirrored else along)
+        return edges[0], edges[1]
+
+    def read(self, section: Rect, storage: Storage) -> Codes:
+        """Codes of a rectangle of its pixels, ``(band, y, x)``."""
+        if self.level is None:
+            home = PlacedTile(self.tile, Rect(0, 0, *self.tile.shape), None, None)
+            return read_tile(home, section, self.geobox, storage)
+        return _read_overview(self, self.level, section)
+
+
+def _read_overview(source: _Source, level: int, section: Rect) -> Codes:
+    import rasterio
+    from rasterio.errors import RasterioIOError
+    from rasterio.windows import Window
+
+    down, right = source._mirrored
+    rows, columns = source.tile.shape
+    top = rows - section.bottom if down else section.top
+    left = columns - section.right if right else section.left
+    height, width = section.shape
+    try:
+        with rasterio.open(source.tile.href, overview_level=level) as file:
+            codes: Codes = file.read(window=Window(left, top, width, height))
+    except RasterioIOError as error:
+        raise SourceError(
+            f"{source.tile.href} broke off while its overview was read ({error}); fetch it again, "
+            "then run lczcube build-catalog."
+        ) from error
+    return codes[:, :: -1 if down else 1, :: -1 if right else 1]
+
+
+def _overview_of(placed: PlacedTile, storage: Storage) -> _Source:
+    """The coarsest overview that a frame may be averaged from, else the tile."""
+    import rasterio
+
+    tile = placed.tile
+    if tile.kind != "gdal" or np.dtype(storage.dtype).kind != "f":
+        return _Source(tile)
+    rows, columns = tile.shape
+    area_px = math.prod(placed.rect.shape) if placed.rect is not None else placed.extent.area
+    with rasterio.open(tile.href) as file:
+        factors = list(enumerate(file.overviews(1)))
+    usable = [
+        (factor, level)
+        for level, factor in factors
+        if 2 * factor * math.sqrt(area_px / (rows * columns)) <= 1
+        and rows % factor == columns % factor == 0
+    ]
+    if not usable:
+        return _Source(tile)
+    factor, level = max(usable)
+    shape = (rows // factor, columns // factor)
+    coarse = replace(
+        tile,
+        affine=tile.affine * Affine.scale(factor),
+        shape=shape,
+        block_shape=(min(tile.block_shape[0], shape[0]), min(tile.block_shape[1], shape[1])),
+    )
+    return _Source(coarse, level, factor**2)
+
+
+class Piece(NamedTuple):
+    """A section of a tile, the pixels of a rectangle that it reaches, and its codes."""
+
+    section: Rect
+    part: Rect
+    codes: Codes
+
+
+class Integrals(NamedTuple):
+    """Integrals of terms over pixels of the frame.
+
+    Attributes
+    ----------
+    whole, part : Rect
+        The rectangle that is wanted, and the pixels of it that have integrals.
+    per_px : list of numpy.ndarray
+        float64 ``(y, x)``, one a term; the area of a stored pixel is 1.
+    px_area : float or numpy.ndarray
+        Area of a stored pixel in units of the frame's CRS; ``(y, x)`` where it varies.
+    """
+
+    whole: Rect
+    part: Rect
+    per_px: list[Float64]
+    px_area: float | Float64
+
+
+def _pieces(source: _Source, outlines: "_Aligned | _Slanted", storage: Storage) -> Iterator[Piece]:
+    """Sections of a tile that a rectangle needs, read from left to right and down."""
+    for row in _section_rows(source, outlines):
+        for run in _runs(source, row, storage):
+            left, right = run[0][0].left, run[-1][0].right
+            stretch = Rect(run[0][0].top, left, run[0][0].bottom, right)
+            codes = source.read(stretch, storage)
+            for section, part in run:
+                yield Piece(section, part, codes[:, *section.within(stretch)])
+
+
+def _section_rows(
+    source: _Source, outlines: "_Aligned | _Slanted"
+) -> Iterator[list[tuple[Rect, Rect]]]:
+    reach = outlines.reach.meet(Rect(0, 0, *source.tile.shape))
+    edges_y, edges_x = source.edges
+    for top, bottom in _between(edges_y, reach.top, reach.bottom):
+        row = [
+            (section, outlines.part(section))
+            for left, right in _between(edges_x, reach.left, reach.right)
+            for section in [Rect(top, left, bottom, right)]
+        ]
+        needed = [(section, part) for section, part in row if not part.is_empty]
+        if needed:
+            yield needed
+
+
+def _between(edges: Indices, start: int, stop: int) -> list[tuple[int, int]]:
+    return [(a, b) for a, b in pairwise(edges.tolist()) if a < stop and b > start]
+
+
+def _runs(
+    source: _Source, row: list[tuple[Rect, Rect]], storage: Storage
+) -> Iterator[list[tuple[Rect, Rect]]]:
+    """Neighbouring sections that are read together."""
+    section = row[0][0]
+    pixel_bytes = storage.n_bands * np.dtype(storage.dtype).itemsize
+    n_sections = max(1, READ_BYTES // (math.prod(section.shape) * pixel_bytes))
+    if source.tile.block_shape[1] > LARGEST_SECTION_PX:
+        n_sections = len(row)
+    return (row[i : i + n_sections] for i in range(0, len(row), n_sections))
+
+
+@dataclass
+class _Stack:
+    """Tiles in order of ownership, and what is known of their valid pixels.
+
+    Attributes
+    ----------
+    sources : list of _Source
+        The tiles as they are read.
+    storage : Storage
+        Of the layer.
+    quantities : sequence of Quantity
+        What is wanted.
+    on_source : dict
+        Tile ``j`` placed on the pixels of tile ``i``, for those that overlap, and itself.
+    masks : dict
+        Valid pixels of sections of tiles that overlap others, a bit each.
+    """
+
+    sources: list[_Source]
+    storage: Storage
+    quantities: Sequence[Quantity]
+    on_source: dict[tuple[int, int], PlacedTile]
+    masks: dict[tuple[int, Rect], npt.NDArray[np.uint8]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        tiles: Sequence[PlacedTile],
+        frame: GeoBox,
+        storage: Storage,
+        quantities: Sequence[Quantity],
+        *,
+        use_overviews: bool,
+    ) -> "_Stack":
+        """The tiles, each placed on the others."""
+        can_merge = use_overviews and {q.rule for q in quantities} <= {"average", "sum"}
+        sources = [_overview_of(p, storage) if can_merge else _Source(p.tile) for p in tiles]
+        pairs = [
+            (i, j)
+            for i, placed in enumerate(tiles)
+            for j, other in enumerate(tiles)
+            if i != j and not placed.bounds.meet(other.bounds).is_empty
+        ]
+        pairs += [(i, i) for i in {i for i, _ in pairs}]
+        on_source = {}
+        for i, j in pairs:
+            for placed in place_tiles([sources[j].tile], sources[i].geobox):
+                on_source[i, j] = placed
+        return cls(sources, storage, quantities, on_source)
+
+    @cached_property
+    def bands(self) -> list[int]:
+        """Bands that are used."""
+        return sorted({band for quantity in self.quantities for band in quantity.bands})
+
+    def terms(self, position: int, piece: Piece) -> dict[Key, Codes]:
+        """Terms on the stored pixels of a piece that count here, and not in another tile."""
+        counted = self._valid(piece.codes)
+        rivals = [j for i, j in self.on_source if i == position != j]
+        if rivals:
+            self.masks[position, piece.section] = np.packbits(counted, axis=1)
+            counted &= ~self._lost(position, piece.section, rivals)
+        keys = _keys(self.quantities, piece.codes, counted)
+        return {key: _term(key, piece.codes, counted) for key in keys}
+
+    def _valid(self, codes: Codes) -> Mask:
+        valid = np.ones(codes.shape[1:], dtype=bool)
+        nodata = self.storage.nodata
+        for band in self.bands:
+            if codes.dtype.kind == "f":
+                valid &= np.isfinite(codes[band])
+            if nodata is not None and not np.isnan(nodata):
+                valid &= codes[band] != nodata
+        return valid
+
+    def _lost(self, position: int, section: Rect, rivals: Sequence[int]) -> Mask:
+        """Pixels of a section that belong to another tile, which has data there."""
+        lost = np.zeros(section.shape, dtype=bool)
+        own = self.on_source[position, position]
+        mine = own.covers(section, footprint=True)
+        for j in rivals:
+            if j > position and mine.all():
+                continue
+            theirs = self.on_source[position, j].covers(section, footprint=True)
+            wins = np.where(mine, theirs & (j < position), theirs | (j < position))
+            if wins.any():
+                lost |= wins & self._has_data(j, position, section)
+        return lost
+
+    def _has_data(self, j: int, position: int, section: Rect) -> Mask:
+        """Where the centres of a section's pixels lie in valid pixels of tile ``j``."""
+        has_data = np.zeros(section.shape, dtype=bool)
+        rows, columns = _positions(self.sources[position], section, self.sources[j])
+        if rows.size == 0:
+            return has_data
+        edges_y, edges_x = self.sources[j].edges
+        for top, bottom in _between(edges_y, int(rows.min()), int(rows.max()) + 1):
+            for left, right in _between(edges_x, int(columns.min()), int(columns.max()) + 1):
+                other = Rect(top, left, bottom, right)
+                here = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+                if here.any():
+                    valid = self._mask(j, other)
+                    has_data[here] = valid[rows[here] - top, columns[here] - left]
+        return has_data
+
+    def _mask(self, position: int, section: Rect) -> Mask:
+        key = (position, section)
+        if key not in self.masks:
+            codes = self.sources[position].read(section, self.storage)
+            self.masks[key] = np.packbits(self._valid(codes), axis=1)
+        unpacked = np.unpackbits(self.masks[key], axis=1, count=section.shape[1])
+        return unpacked.astype(bool)
+
+
+def _positions(source: _Source, section: Rect, other: _Source) -> tuple[Indices, Indices]:
+    """Rows and columns of another tile at the centres of a section; none if all are outside."""
+    nodes = [
+        np.linspace(start, stop, -(-(stop - start) // NODE_PX) + 1)
+        for start, stop in ((section.top, section.bottom), (section.left, section.right))
+    ]
+    v, u = np.meshgrid(*nodes, indexing="ij")
+    exact = _to_pixels(other.geobox, source.geobox.affine * (u, v), source.geobox.crs)
+    rows, columns = other.tile.shape
+    u_inside = (exact[0].max() > 0) & (exact[0].min() < columns)
+    if not (u_inside and exact[1].max() > 0 and exact[1].min() < rows):
+        return np.empty((0, 0), np.int64), np.empty((0, 0), np.int64)
+    wy, wx = (_hats(at, n) for at, n in zip(nodes, section.shape, strict=True))
+    u, v = (wy @ coordinate @ wx.T for coordinate in exact)
+    return np.floor(v).astype(np.int64), np.floor(u).astype(np.int64)
+
+
+def _hats(nodes: Float64, n: int) -> Float64:
+    """Weights that give, from values at the nodes, linear ones at the centres between them."""
+    centres = nodes[0] + 0.5 + np.arange(n)
+    spacing = nodes[1] - nodes[0]
+    return np.clip(1 - np.abs(centres[:, None] - nodes) / spacing, 0, None)
+
+
+def _to_pixels(geobox: GeoBox, xy: tuple[Float64, Float64], crs: CRS) -> Float64:
+    """Points as ``(u, v)`` pixel coordinates: to the right and down, from the corner."""
+    x, y = xy
+    if geobox.crs != crs:
+        x, y = Transformer.from_crs(str(crs), str(geobox.crs), always_xy=True).transform(x, y)
+    a, b, c, d, e, f = geobox.affine[:6]
+    # From the corner: coordinates of a million metres times 1 / pixel would lose six digits.
+    right, down = x - c, y - f
+    if b == d == 0:
+        return np.stack([right / a, down / e])
+    return np.stack([e * right - b * down, a * down - d * right]) / (a * e - b * d)
+
+
+def _outlines(source: _Source, rect: Rect, frame: GeoBox) -> "_Aligned | _Slanted":
+    """The pixels of a rectangle in the pixel coordinates of a tile."""
+    is_upright = frame.affine.b == frame.affine.d == 0 < frame.affine.a and frame.affine.e < 0
+    affine = source.geobox.affine
+    columns, rows = np.arange(rect.left, rect.right + 1), np.arange(rect.top, rect.bottom + 1)
+    if source.geobox.crs == frame.crs and is_upright and affine.b == affine.d == 0:
+        u = (frame.affine.c + frame.affine.a * columns - affine.c) / affine.a
+        v = (frame.affine.f + frame.affine.e * rows - affine.f) / affine.e
+        return _Aligned(rect, u, v, abs(affine.determinant))
+    grid_y, grid_x = np.meshgrid(rows, columns, indexing="ij")
+    corners = _to_pixels(source.geobox, frame.affine * (grid_x, grid_y), frame.crs)
+    return _Slanted(rect, corners, abs(frame.affine.determinant))
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """Pixels of a rectangle whose sides run along those of a tile.
+
+    Attributes
+    ----------
+    rect : Rect
+        In the frame.
+    u, v : numpy.ndarray
+        Columns and rows of the tile where pixels begin, and the end; not whole numbers.
+    tile_px_area : float
+        Area of the tile's pixels, in units of the CRS.
+    """
+
+    rect: Rect
+    u: Float64
+    v: Float64
+    tile_px_area: float
+
+    @property
+    def reach(self) -> Rect:
+        """Pixels of the tile that it touches."""
+        return Rect(
+            math.floor(self.v[0]), math.floor(self.u[0]), math.ceil(self.v[-1]), math.ceil(self.u[-1])
+        )
+
+    def part(self, section: Rect) -> Rect:
+        """Pixels of the frame that a section of the tile reaches into."""
+        top = np.searchsorted(self.v[1:], section.top, side="right")
+        left = np.searchsorted(self.u[1:], section.left, side="right")
+        bottom = np.searchsorted(self.v[:-1], section.bottom, side="left")
+        right = np.searchsorted(self.u[:-1], section.right, side="left")
+        return _shifted(Rect(int(top), int(left), int(bottom), int(right)), self.rect)
+
+    def integrals(self, terms: Mapping[Key, Codes], piece: Piece) -> Integrals:
+        """Integrals of terms on a section, over the part of the frame that it reaches into."""
+        rows, columns = piece.part.within(self.rect)
+        down = _overlaps(self.v[rows.start : rows.stop + 1], piece.section.top, piece.section.bottom)
+        right = _overlaps(
+            self.u[columns.start : columns.stop + 1], piece.section.left, piece.section.right
+        )
+        per_px = [_along_rows(_along_columns(term, down), right) for term in terms.values()]
+        return Integrals(self.rect, piece.part, per_px, self.tile_px_area)
+
+
+class _Overlaps(NamedTuple):
+    """Positions of the first, second … stored pixel in each pixel, and the length of each in it."""
+
+    positions: Indices
+    lengths: Float64
+
+
+def _overlaps(edges: Float64, start: int, stop: int) -> _Overlaps:
+    low, high = edges[:-1], edges[1:]
+    first = np.clip(np.floor(low), start, stop - 1).astype(np.int64)
+    last = np.clip(np.ceil(high), start + 1, stop).astype(np.int64)
+    positions = first + np.arange(max(1, (last - first).max()))[:, None]
+    lengths = np.minimum(high, positions + 1) - np.maximum(low, positions)
+    lengths = np.where(positions < stop, np.clip(lengths, 0, None), 0.0)
+    return _Overlaps(np.minimum(positions, stop - 1) - start, lengths)
+
+
+def _along_columns(term: Codes, down: _Overlaps) -> Float64:
+    """Sums down the columns, pixel by pixel and in order, so that no bit depends on the rest."""
+    total = np.zeros((down.positions.shape[1], term.shape[1]))
+    for rows, lengths in zip(*down, strict=True):
+        total += term[rows] * lengths[:, None]
+    return total
+
+
+def _along_rows(sums: Float64, right: _Overlaps) -> Float64:
+    total = np.zeros((sums.shape[0], right.positions.shape[1]))
+    for columns, lengths in zip(*right, strict=True):
+        total += sums[:, columns] * lengths
+    return total
+
+
+BLOCK_PX = 16
+"""Side of the blocks of pixels of a frame whose bounds on a tile are kept."""
+
+
+@dataclass(frozen=True)
+class _Slanted:
+    """Pixels of a rectangle whose sides do not run along those of a tile.
+
+    Attributes
+    ----------
+    rect : Rect
+        In the frame.
+    corners : numpy.ndarray
+        ``(2, rows + 1, columns + 1)``: column and row of the tile, not whole numbers, at the
+        corners of the pixels.
+    frame_px_area : float
+        Area of the pixels, in units of the frame's CRS.
+    """
+
+    rect: Rect
+    corners: Float64
+    frame_px_area: float
+
+    @property
+    def reach(self) -> Rect:
+        """Pixels of the tile that it touches."""
+        low, high = self.corners.min(axis=(1, 2)), self.corners.max(axis=(1, 2))
+        return Rect(
+            math.floor(low[1]), math.floor(low[0]), math.ceil(high[1]), math.ceil(high[0])
+        )
+
+    @cached_property
+    def _block_bounds(self) -> tuple[Float64, Float64]:
+        low, high = _bounds(self.corners)
+        for axis in (1, 2):
+            starts = np.arange(0, low.shape[axis], BLOCK_PX)
+            low = np.minimum.reduceat(low, starts, axis=axis)
+            high = np.maximum.reduceat(high, starts, axis=axis)
+        return low, high
+
+    def part(self, section: Rect) -> Rect:
+        """Pixels of the frame that a section of the tile reaches into."""
+        blocks = _reached(self._block_bounds, section)
+        near = Rect(*(BLOCK_PX * edge for edge in blocks)).meet(Rect(0, 0, *self.rect.shape))
+        if near.is_empty:
+            return near
+        exact = _reached(_bounds(_corners_in(self.corners, near)), section)
+        return _shifted(_shifted(exact, near), self.rect)
+
+    def integrals(self, terms: Mapping[Key, Codes], piece: Piece) -> Integrals:
+        """Integrals of terms on a section, over the part of the frame that it reaches into."""
+        inner = piece.part.within(self.rect)
+        corners = self.corners[:, inner[0].start : inner[0].stop + 1, inner[1].start : inner[1].stop + 1]
+        areas = _areas(corners)
+        origin = np.array([piece.section.left, piece.section.top], dtype=np.float64)
+        per_px = [np.empty(piece.part.shape) for _ in terms]
+        for rows in _bands(piece.part.shape, float(np.abs(areas).max())):
+            cover = _cover(corners[:, rows.start : rows.stop + 1] - origin[:, None, None], piece.section.shape)
+            for integral, term in zip(per_px, terms.values(), strict=True):
+                integral[rows] = cover.integral(term)
+        return Integrals(self.rect, piece.part, per_px, self.frame_px_area / np.abs(areas))
+
+
+def _shifted(rect: Rect, origin: Rect) -> Rect:
+    return Rect(
+        rect.top + origin.top,
+        rect.left + origin.left,
+        rect.bottom + origin.top,
+        rect.right + origin.left,
+    )
+
+
+def _corners_in(corners: Float64, rect: Rect) -> Float64:
+    return corners[:, rect.top : rect.bottom + 1, rect.left : rect.right + 1]
+
+
+def _quads(corners: Float64) -> tuple[Float64, Float64, Float64, Float64]:
+    """Corners of each pixel: upper left, upper right, lower right, lower left."""
+    return corners[:, :-1, :-1], corners[:, :-1, 1:], corners[:, 1:, 1:], corners[:, 1:, :-1]
+
+
+def _bounds(corners: Float64) -> tuple[Float64, Float64]:
+    quads = _quads(corners)
+    return np.minimum.reduce(quads), np.maximum.reduce(quads)
+
+
+def _reached(bounds: tuple[Float64, Float64], section: Rect) -> Rect:
+    """The smallest rectangle of the bounded things that holds all that reach into a section."""
+    low, high = bounds
+    in_rows = (high[1] > section.top) & (low[1] < section.bottom)
+    hit = in_rows & (high[0] > section.left) & (low[0] < section.right)
+    rows, columns = np.flatnonzero(hit.any(axis=1)), np.flatnonzero(hit.any(axis=0))
+    if not len(rows):
+        return Rect(0, 0, 0, 0)
+    return Rect(int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+
+
+def _areas(corners: Float64) -> Float64:
+    """Areas of quadrilaterals, from their diagonals; negative where the tile is mirrored."""
+    a, b, c, d = _quads(corners)
+    (p, q), (r, s) = c - a, d - b
+    areas: Float64 = (p * s - q * r) / 2
+    return areas
+
+
+def _bands(shape: tuple[int, int], largest_area: float) -> Iterator[slice]:
+    n_weights = shape[1] * (math.sqrt(largest_area) + 3) ** 2
+    step = max(1, int(MAX_WEIGHTS / n_weights))
+    return (slice(row, min(row + step, shape[0])) for row in range(0, shape[0], step))
+
+
+class _Cover(NamedTuple):
+    """Stored pixels below each quadrilateral, and the area of each in it.
+
+    ``rows`` and ``columns``: int64 ``(n, y, x)``. ``areas``: float64
+    ``(rows, columns, y, x)``.
+    """
+
+    rows: Indices
+    columns: Indices
+    areas: Float64
+
+    def integral(self, term: Codes) -> Float64:
+        """Sum of value times area, stored pixel by stored pixel and in order."""
+        total = np.zeros(self.areas.shape[2:])
+        for rows, areas_in_row in zip(self.rows, self.areas, strict=True):
+            for columns, areas in zip(self.columns, areas_in_row, strict=True):
+                total += term[rows, columns] * areas
+        return total
+
+
+def _cover(corners: Float64, shape: tuple[int, int]) -> _Cover:
+    """Areas of stored pixels in quadrilaterals, exactly, for a section of ``shape``.
+
+    By Green's theorem the area of a quadrilateral in a row of stored pixels is the integral, along
+    its sides, of how far right the side lies. A piece of a side in one stored pixel adds the area
+    to its left in that pixel, and the height of the piece to every pixel further left.
+    """
+    low, high = _bounds(corners)
+    first = [np.clip(np.floor(low[i]), 0, shape[1 - i] - 1).astype(np.int64) for i in (0, 1)]
+    last = [np.clip(np.ceil(high[i]), 1, shape[1 - i]).astype(np.int64) for i in (0, 1)]
+    n_columns, n_rows = (max(1, int((b - a).max())) for a, b in zip(first, last, strict=True))
+    n_quads = math.prod(first[0].shape)
+    size = n_quads * n_rows * (n_columns + 1)
+    partly, wholly = np.zeros(size), np.zeros(size)
+    a, b, c, d = _quads(corners)
+    for start, end, sign in ((a, b, 1.0), (b, c, 1.0), (d, c, -1.0), (a, d, -1.0)):
+        u, v, rise = _split(start.reshape(2, -1), end.reshape(2, -1), shape)
+        row = np.floor(v).astype(np.int64) - first[1].ravel()
+        column = np.clip(np.floor(u).astype(np.int64) - first[0].ravel(), -1, n_columns)
+        inside = (row >= 0) & (row < n_rows) & (column >= 0) & (rise != 0)
+        quad = np.broadcast_to(np.arange(n_quads), rise.shape)[inside]
+        at = (quad * n_rows + row[inside]) * (n_columns + 1) + column[inside]
+        height = sign * rise[inside]
+        width = u[inside] - np.floor(u[inside])
+        partly += np.bincount(at, height * width, size)
+        wholly += np.bincount(at, height, size)
+    layout = (*first[0].shape, n_rows, n_columns + 1)
+    right_of = np.cumsum(wholly.reshape(layout)[..., ::-1], axis=-1)[..., ::-1]
+    areas = np.abs(partly.reshape(layout)[..., :-1] + right_of[..., 1:])
+    areas[areas < MIN_SHARE] = 0
+    rows = np.minimum(first[1] + np.arange(n_rows)[:, None, None], shape[0] - 1)
+    columns = np.minimum(first[0] + np.arange(n_columns)[:, None, None], shape[1] - 1)
+    return _Cover(rows, columns, np.ascontiguousarray(areas.transpose(2, 3, 0, 1)))
+
+
+def _split(
+    start: Float64, end: Float64, shape: tuple[int, int]
+) -> tuple[Float64, Float64, Float64]:
+    """Sides cut where they cross from one stored pixel to the next: middles, and heights."""
+    raise NotImplementedError

@@ -1,0 +1,117 @@
+"""Plans of commands outside a run: what they would read and write; no file is opened or written."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lczcube.config import read_config
+from lczcube.sources.files import expand_hrefs, is_remote, redact
+from lczcube.synth import world as worlds
+from lczcube.synth.embedding import N_BANDS
+from lczcube.synth.files import HALO_PX, OVERLAP_PX
+from lczcube.synth.zones import PIXEL_M
+
+MOST_FILES_LISTED = 10
+"""Of an input; files that are not there are all listed."""
+
+
+@dataclass(frozen=True)
+class CatalogPlan:
+    """What ``build-catalog`` would read.
+
+    Attributes
+    ----------
+    text : str
+        Inputs, files and sizes, for a person.
+    n_missing : int
+        Local files that are named and not there.
+    """
+
+    text: str
+    n_missing: int
+
+
+def plan_catalog(config: str | Path, out: str | Path) -> CatalogPlan:
+    """Inputs, files and sizes that a catalog would be built from.
+
+    Parameters
+    ----------
+    config : str or pathlib.Path
+        City or catalog file.
+    out : str or pathlib.Path
+        Folder of the catalog.
+
+    Returns
+    -------
+    CatalogPlan
+        Files that are not there are listed as missing; sizes of URLs are not asked for.
+
+    Raises
+    ------
+    ConfigError, MissingInputError
+        If the TOML file cannot be used or is not there.
+    """
+    settings = read_config(config)
+    folder, cities = settings.source_path.parent, sorted(settings.cities)
+    lines: list[str] = []
+    n_missing = 0
+    for entry in settings.inputs:
+        hrefs = [file.href for file in expand_hrefs(entry, folder=folder, cities=cities)]
+        missing = [href for href in hrefs if not is_remote(href) and not Path(href).is_file()]
+        n_missing += len(missing)
+        lines += [f"{entry.name} ({entry.source}): {_total(hrefs)}", *_file_lines(hrefs, missing)]
+    fate = "bring up to date" if Path(out).exists() else "write"
+    n = len(settings.inputs)
+    lines.append(f"would {fate} {out}: catalog.json and {n} collection{'s' if n != 1 else ''}")
+    return CatalogPlan("\n".join(lines), n_missing)
+
+
+def plan_world(out: str | Path, *, cities: int, km: float, seed: int, tile_px: int = 256) -> str:
+    """Files and sizes that a synthetic world would have.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter is out of its range.
+    """
+    worlds._require_parameters(cities=cities, km=km, seed=seed, year=2021, tile_px=tile_px)
+    side_px = math.ceil(km * 1000 / PIXEL_M)
+    n_tiles = math.ceil((side_px + 2 * HALO_PX - OVERLAP_PX) / (tile_px - OVERLAP_PX)) ** 2
+    codes = cities * n_tiles * tile_px**2 * N_BANDS
+    return "\n".join(
+        [
+            f"synthetic world of {cities} cities, {km:g} km a side, seed {seed}; of each about",
+            f"  {n_tiles} tiles of {tile_px} x {tile_px} pixels, {N_BANDS} bands of int8",
+            f"  a true map of {side_px} x {side_px} pixels of {PIXEL_M:g} m",
+            "  a table of labelled patches",
+            f"about {_size(codes)} before compression",
+            f"{out} is there: it is left as it is, or refused when it holds anything else"
+            if Path(out).exists()
+            else f"would write {out}: world.toml, world.json, alphaearth/, truth/, labels/",
+        ]
+    )
+
+
+def _total(hrefs: Sequence[str]) -> str:
+    sizes = [Path(href).stat().st_size for href in hrefs if Path(href).is_file()]
+    n_remote = sum(map(is_remote, hrefs))
+    remote = [f"{n_remote} remote of unknown size"] if n_remote else []
+    found = [f"{len(sizes)} of {len(hrefs) - n_remote} files found, {_size(sum(sizes))}"]
+    return ", ".join([*(found if n_remote < len(hrefs) else []), *remote])
+
+
+def _file_lines(hrefs: Sequence[str], missing: Sequence[str]) -> Iterator[str]:
+    there = [href for href in hrefs if href not in set(missing)]
+    for href in there[:MOST_FILES_LISTED]:
+        size = "?" if is_remote(href) else _size(Path(href).stat().st_size)
+        yield f"  {size:>12}  {redact(href)}"
+    if len(there) > MOST_FILES_LISTED:
+        yield f"  … and {len(there) - MOST_FILES_LISTED} more"
+    yield from (f"       missing  {href}" for href in missing)
+
+
+def _size(n_bytes: int) -> str:
+    from dask.utils import format_bytes
+
+    return str(format_bytes(n_bytes))
