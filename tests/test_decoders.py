@@ -99,7 +99,7 @@ def test_an_unknown_rule_is_refused_with_the_known_ones(key: str) -> None:
 
 
 def test_codes_times_scale_are_valid_where_the_scale_is_usable() -> None:
-    codes = np.array([[[2, -128, 3, 4, 5, 6]], [[1, 1, 1, 1, 1, 1]]], np.int8)
+    codes = np.array([[[2, -128, 3, 0, 5, 6]], [[1, 1, 1, 1, 1, 1]]], np.int8)
     scales = np.array([[[0.5, 0.25, np.nan, np.inf, 1.0, 0.0]]], np.float32)
     coding = Coding("int8_times_scale", "finite_scale", None, (1, 1), (0, 0))
     values = coding.decode(codes, scales)

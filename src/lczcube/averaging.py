@@ -11,7 +11,7 @@ the same bits in any rectangle and chunk.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -63,6 +63,9 @@ pixel of 1 km is 2.5e-7."""
 
 TIE = 1e-9
 """Relative difference of areas that is a tie: the same area summed in two orders."""
+
+MIN_AREA = 1e-11
+"""Overlap, in stored pixels, that is rounding: a hundred times that of coordinates of 512."""
 
 NODE_PX = 32
 """Distance of the points whose position on another tile is exact; between them it is linear."""
@@ -262,9 +265,13 @@ def read_averaged(
     for position, source in enumerate(stack.sources):
         outlines = _outlines(source, rect, frame)
         for piece in _pieces(source, outlines, stack.storage):
-            terms = stack.terms(position, piece)
+            counted = stack.counted(position, piece)
+            if not counted.any():
+                continue
+            keys = _keys(quantities, piece.codes, counted)
+            _require_few_codes({*totals, *keys})
+            terms = {key: _term(key, piece.codes, counted) for key in keys}
             _add(totals, terms, outlines.integrals(terms, piece), source.n_px_merged)
-    _require_few_codes(totals)
     return np.stack([_value(quantity, totals, frame, storage) for quantity in quantities])
 
 
@@ -317,8 +324,7 @@ def _term(key: Key, codes: Codes, counted: Mask) -> Codes:
                 counted & (codes[band] >= threshold), codes[band], codes.dtype.type(0)
             )
         case ("product", band, weight_band):
-            product = codes[band].astype(np.float64) * codes[weight_band]
-            return np.where(counted, product, 0.0)
+            return np.where(counted, codes[band], 0.0) * np.where(counted, codes[weight_band], 0.0)
         case ("code", band, code):
             return counted & (codes[band] == code)
     return counted
@@ -349,12 +355,12 @@ def _add(
         total[at] += integral * (n_px_merged if key[0] == "count" else integrals.px_area)
 
 
-def _require_few_codes(totals: Mapping[Key, Float64]) -> None:
-    n_codes = sum(key[0] == "code" for key in totals)
+def _require_few_codes(keys: Collection[Key]) -> None:
+    n_codes = sum(key[0] == "code" for key in keys)
     if n_codes > MAX_CODES:
         raise CatalogError(
-            f"resampling 'mode' meets {n_codes} codes and counts {MAX_CODES} at most; it is for "
-            "classes. Use average for measurements, nearest for numbers of objects."
+            f"resampling 'mode' meets {n_codes} codes or more and counts {MAX_CODES} at most: it is "
+            "for classes. Use average for measurements, nearest for numbers of objects."
         )
 
 
@@ -408,28 +414,30 @@ class _Source:
     @cached_property
     def geobox(self) -> GeoBox:
         """Its pixels as they are read."""
-        (rows, columns), affine = self.tile.shape, self.tile.affine
-        down, right = self._mirrored
-        turned = affine * Affine.translation(columns if right else 0, rows if down else 0)
-        turned *= Affine.scale(-1 if right else 1, -1 if down else 1)
-        return GeoBox((rows, columns), turned, CRS(self.tile.crs))
+        rows, columns = self.tile.shape
+        down, right = self.is_mirrored
+        corner = Affine.translation(columns if right else 0, rows if down else 0)
+        turned = corner * Affine.scale(-1 if right else 1, -1 if down else 1)
+        return GeoBox((rows, columns), self.tile.affine * turned, CRS(self.tile.crs))
 
     @property
-    def _mirrored(self) -> tuple[bool, bool]:
+    def is_mirrored(self) -> tuple[bool, bool]:
+        """Stored from the bottom up; from right to left."""
         return self.tile.affine.e > 0, self.tile.affine.a < 0
 
     @cached_property
     def edges(self) -> tuple[Indices, Indices]:
         """Rows and columns where its sections begin, and its ends."""
-        lengths, blocks = self.tile.shape, self.tile.block_shape
-        cut = [SECTION_PX if blocks[1] > LARGEST_SECTION_PX else blocks[1]]
-        edges = []
-        for length, block, is_mirrored in zip(
-            lengths, (blocks[0], *cut), self._mirrored, strict=True
-        ):
-            along = np.array([*range(0, length, block * -(-SECTION_PX // block)), length])
-            edges.append(length - along[::-1] if is_mirrored else along)
-        return edges[0], edges[1]
+        (rows, columns), (block_rows, block_columns) = self.tile.shape, self.tile.block_shape
+        down, right = self.is_mirrored
+        if self.has_wide_blocks:
+            block_columns = SECTION_PX
+        return _section_edges(rows, block_rows, down), _section_edges(columns, block_columns, right)
+
+    @property
+    def has_wide_blocks(self) -> bool:
+        """True when sections cut its blocks: then all that is wanted of a block is read at once."""
+        return self.tile.block_shape[1] > LARGEST_SECTION_PX
 
     def read(self, section: Rect, storage: Storage) -> Codes:
         """Codes of a rectangle of its pixels, ``(band, y, x)``."""
@@ -439,12 +447,17 @@ class _Source:
         return _read_overview(self, self.level, section)
 
 
+def _section_edges(length: int, block: int, is_mirrored: bool) -> Indices:
+    edges = np.array([*range(0, length, block * -(-SECTION_PX // block)), length])
+    return length - edges[::-1] if is_mirrored else edges
+
+
 def _read_overview(source: _Source, level: int, section: Rect) -> Codes:
     import rasterio
     from rasterio.errors import RasterioIOError
     from rasterio.windows import Window
 
-    down, right = source._mirrored
+    down, right = source.is_mirrored
     rows, columns = source.tile.shape
     top = rows - section.bottom if down else section.top
     left = columns - section.right if right else section.left
@@ -552,11 +565,9 @@ def _runs(
     source: _Source, row: list[tuple[Rect, Rect]], storage: Storage
 ) -> Iterator[list[tuple[Rect, Rect]]]:
     """Neighbouring sections that are read together."""
-    section = row[0][0]
     pixel_bytes = storage.n_bands * np.dtype(storage.dtype).itemsize
-    n_sections = max(1, READ_BYTES // (math.prod(section.shape) * pixel_bytes))
-    if source.tile.block_shape[1] > LARGEST_SECTION_PX:
-        n_sections = len(row)
+    section_bytes = pixel_bytes * max(math.prod(section.shape) for section, _ in row)
+    n_sections = len(row) if source.has_wide_blocks else max(1, READ_BYTES // section_bytes)
     return (row[i : i + n_sections] for i in range(0, len(row), n_sections))
 
 
@@ -615,15 +626,14 @@ class _Stack:
         """Bands that are used."""
         return sorted({band for quantity in self.quantities for band in quantity.bands})
 
-    def terms(self, position: int, piece: Piece) -> dict[Key, Codes]:
-        """Terms on the stored pixels of a piece that count here, and not in another tile."""
+    def counted(self, position: int, piece: Piece) -> Mask:
+        """Which stored pixels of a piece are valid, and not another tile's."""
         counted = self._valid(piece.codes)
         rivals = [j for i, j in self.on_source if i == position != j]
         if rivals:
             self.masks[position, piece.section] = np.packbits(counted, axis=1)
             counted &= ~self._lost(position, piece.section, rivals)
-        keys = _keys(self.quantities, piece.codes, counted)
-        return {key: _term(key, piece.codes, counted) for key in keys}
+        return counted
 
     def _valid(self, codes: Codes) -> Mask:
         valid = np.ones(codes.shape[1:], dtype=bool)
@@ -762,11 +772,10 @@ class _Aligned:
     def integrals(self, terms: Mapping[Key, Codes], piece: Piece) -> Integrals:
         """Integrals of terms on a section, over the part of the frame that it reaches into."""
         rows, columns = piece.part.within(self.rect)
-        down = _overlaps(self.v[rows.start : rows.stop + 1], piece.section.top, piece.section.bottom)
-        right = _overlaps(
-            self.u[columns.start : columns.stop + 1], piece.section.left, piece.section.right
-        )
-        per_px = [_along_rows(_along_columns(term, down), right) for term in terms.values()]
+        top, left, bottom, right = piece.section
+        down = _overlaps(self.v[_and_end(rows)], top, bottom)
+        along = _overlaps(self.u[_and_end(columns)], left, right)
+        per_px = [_along_rows(_along_columns(term, down), along) for term in terms.values()]
         return Integrals(self.rect, piece.part, per_px, self.tile_px_area)
 
 
@@ -848,21 +857,23 @@ class _Slanted:
         near = Rect(*(BLOCK_PX * edge for edge in blocks)).meet(Rect(0, 0, *self.rect.shape))
         if near.is_empty:
             return near
-        exact = _reached(_bounds(_corners_in(self.corners, near)), section)
+        rows, columns = _and_end(slice(near.top, near.bottom)), _and_end(slice(near.left, near.right))
+        exact = _reached(_bounds(self.corners[:, rows, columns]), section)
         return _shifted(_shifted(exact, near), self.rect)
 
     def integrals(self, terms: Mapping[Key, Codes], piece: Piece) -> Integrals:
         """Integrals of terms on a section, over the part of the frame that it reaches into."""
         inner = piece.part.within(self.rect)
-        corners = self.corners[:, inner[0].start : inner[0].stop + 1, inner[1].start : inner[1].stop + 1]
-        areas = _areas(corners)
+        corners = self.corners[:, _and_end(inner[0]), _and_end(inner[1])]
+        areas = np.abs(_areas(corners))
         origin = np.array([piece.section.left, piece.section.top], dtype=np.float64)
+        seen_from = corners - origin[:, None, None]
         per_px = [np.empty(piece.part.shape) for _ in terms]
-        for rows in _bands(piece.part.shape, float(np.abs(areas).max())):
-            cover = _cover(corners[:, rows.start : rows.stop + 1] - origin[:, None, None], piece.section.shape)
+        for rows in _bands(piece.part.shape, float(areas.max())):
+            cover = _cover(seen_from[:, _and_end(rows)], piece.section.shape)
             for integral, term in zip(per_px, terms.values(), strict=True):
                 integral[rows] = cover.integral(term)
-        return Integrals(self.rect, piece.part, per_px, self.frame_px_area / np.abs(areas))
+        return Integrals(self.rect, piece.part, per_px, self.frame_px_area / areas)
 
 
 def _shifted(rect: Rect, origin: Rect) -> Rect:
@@ -874,8 +885,9 @@ def _shifted(rect: Rect, origin: Rect) -> Rect:
     )
 
 
-def _corners_in(corners: Float64, rect: Rect) -> Float64:
-    return corners[:, rect.top : rect.bottom + 1, rect.left : rect.right + 1]
+def _and_end(pixels: slice) -> slice:
+    """The edges of a run of pixels: one more."""
+    return slice(pixels.start, pixels.stop + 1)
 
 
 def _quads(corners: Float64) -> tuple[Float64, Float64, Float64, Float64]:
@@ -938,38 +950,65 @@ def _cover(corners: Float64, shape: tuple[int, int]) -> _Cover:
 
     By Green's theorem the area of a quadrilateral in a row of stored pixels is the integral, along
     its sides, of how far right the side lies. A piece of a side in one stored pixel adds the area
-    to its left in that pixel, and the height of the piece to every pixel further left.
+    to its left in that pixel, and its height to every pixel further left.
     """
-    low, high = _bounds(corners)
-    first = [np.clip(np.floor(low[i]), 0, shape[1 - i] - 1).astype(np.int64) for i in (0, 1)]
-    last = [np.clip(np.ceil(high[i]), 1, shape[1 - i]).astype(np.int64) for i in (0, 1)]
-    n_columns, n_rows = (max(1, int((b - a).max())) for a, b in zip(first, last, strict=True))
-    n_quads = math.prod(first[0].shape)
-    size = n_quads * n_rows * (n_columns + 1)
-    partly, wholly = np.zeros(size), np.zeros(size)
-    a, b, c, d = _quads(corners)
-    for start, end, sign in ((a, b, 1.0), (b, c, 1.0), (d, c, -1.0), (a, d, -1.0)):
-        u, v, rise = _split(start.reshape(2, -1), end.reshape(2, -1), shape)
-        row = np.floor(v).astype(np.int64) - first[1].ravel()
-        column = np.clip(np.floor(u).astype(np.int64) - first[0].ravel(), -1, n_columns)
-        inside = (row >= 0) & (row < n_rows) & (column >= 0) & (rise != 0)
-        quad = np.broadcast_to(np.arange(n_quads), rise.shape)[inside]
-        at = (quad * n_rows + row[inside]) * (n_columns + 1) + column[inside]
-        height = sign * rise[inside]
-        width = u[inside] - np.floor(u[inside])
-        partly += np.bincount(at, height * width, size)
-        wholly += np.bincount(at, height, size)
-    layout = (*first[0].shape, n_rows, n_columns + 1)
-    right_of = np.cumsum(wholly.reshape(layout)[..., ::-1], axis=-1)[..., ::-1]
-    areas = np.abs(partly.reshape(layout)[..., :-1] + right_of[..., 1:])
-    areas[areas < MIN_SHARE] = 0
-    rows = np.minimum(first[1] + np.arange(n_rows)[:, None, None], shape[0] - 1)
-    columns = np.minimum(first[0] + np.arange(n_columns)[:, None, None], shape[1] - 1)
-    return _Cover(rows, columns, np.ascontiguousarray(areas.transpose(2, 3, 0, 1)))
+    rows, columns = (_below(corners[axis], length) for axis, length in ((1, shape[0]), (0, shape[1])))
+    layout = (*rows.shape[1:], len(rows), len(columns) + 1)
+    partly, wholly = np.zeros(layout), np.zeros(layout)
+    upper_left, upper_right, lower_right, lower_left = _quads(corners)
+    for start, end, sign in (
+        (upper_left, upper_right, 1),
+        (upper_right, lower_right, 1),
+        (lower_left, lower_right, -1),
+        (upper_left, lower_left, -1),
+    ):
+        u, v, height = _split(start.reshape(2, -1), end.reshape(2, -1), shape)
+        row = np.floor(v).astype(np.int64) - rows[0].ravel()
+        column = np.minimum(np.floor(u).astype(np.int64) - columns[0].ravel(), len(columns))
+        inside = (row >= 0) & (row < len(rows)) & (column >= 0) & (height != 0)
+        quad = np.broadcast_to(np.arange(rows[0].size), row.shape)[inside]
+        at = (quad * len(rows) + row[inside]) * (len(columns) + 1) + column[inside]
+        signed = sign * height[inside]
+        partly += np.bincount(at, signed * (u[inside] % 1), partly.size).reshape(layout)
+        wholly += np.bincount(at, signed, wholly.size).reshape(layout)
+    to_the_right = np.cumsum(wholly[..., :0:-1], axis=-1)[..., ::-1]
+    areas = np.abs(partly[..., :-1] + to_the_right).transpose(2, 3, 0, 1)
+    is_real = (rows < shape[0])[:, None] & (columns < shape[1]) & (areas > MIN_AREA)
+    return _Cover(
+        np.minimum(rows, shape[0] - 1),
+        np.minimum(columns, shape[1] - 1),
+        np.where(is_real, areas, 0.0),
+    )
+
+
+def _below(corners: Float64, length: int) -> Indices:
+    """Rows (or columns) of a section below each quadrilateral, as many for all: ``(n, y, x)``."""
+    low, high = _bounds(corners[None])
+    first = np.clip(np.floor(low[0]), 0, length - 1).astype(np.int64)
+    last = np.clip(np.ceil(high[0]), 1, length).astype(np.int64)
+    return first + np.arange(max(1, (last - first).max()))[:, None, None]
 
 
 def _split(
     start: Float64, end: Float64, shape: tuple[int, int]
 ) -> tuple[Float64, Float64, Float64]:
-    """Sides cut where they cross from one stored pixel to the next: middles, and heights."""
-    raise NotImplementedError
+    """Sides ``(2, n)`` cut at the edges of the stored pixels of a section.
+
+    Returns ``u`` and ``v`` at the middle of each piece, and how far the piece goes down, all
+    ``(piece, n)``. Pieces past the section are not cut further.
+    """
+    delta = end - start
+    is_steep = np.abs(delta[1]) >= np.abs(delta[0])
+    # Along the longer of its two extents a side crosses edges at whole numbers, without rounding.
+    long, short, length, width = (
+        np.where(is_steep, *pair)
+        for pair in (start[::-1], start, delta[::-1], delta)
+    )
+    n_long, n_short = np.where(is_steep, *shape), np.where(is_steep, *shape[::-1])
+    slope = np.divide(width, length, out=np.zeros_like(length), where=length != 0)
+    low, high = np.minimum(long, long + length), np.maximum(long, long + length)
+    ...
+
+
+def _whole_numbers(low: Float64, high: Float64, limit: Indices) -> Float64:
+    ...

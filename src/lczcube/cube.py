@@ -19,6 +19,7 @@ from odc.geo.xr import xr_coords
 
 from lczcube.catalog import Catalog, Layer
 from lczcube.decoders import Coding
+from lczcube.engines import LOADERS
 from lczcube.errors import CatalogError, GridMismatchError
 from lczcube.grid import BBox, Grid, bbox_of, project_bbox
 from lczcube.mosaic import Mosaic, mosaic_array, require_covered
@@ -31,6 +32,7 @@ ASSET = "data"
 SCALES = "scales"
 
 Missing = Literal["refuse", "drop_layer", "indicator"]
+Engine = Literal["native", "odc", "stackstac"]
 
 _EMPTY = np.empty((0, 0, 0, 0), np.float32)
 
@@ -45,6 +47,7 @@ def open_cube(
     halo_px: int | None = None,
     nearest_year: bool = False,
     missing: Missing = "refuse",
+    engine: Engine = "native",
 ) -> xr.Dataset:
     """A lazy cube of the inputs on a grid; computes no pixel.
 
@@ -70,6 +73,9 @@ def open_cube(
         For an input that has no item on this grid and date: ``refuse`` (default),
         ``drop_layer``: leave it out, ``indicator``: a variable without a valid pixel, and every
         input gets the feature ``<name>_present``. ``attrs["missing"]`` lists them.
+    engine : str
+        What reads the files: ``native`` (default), ``odc`` (odc-stac), or ``stackstac`` (layers of
+        one band): see :mod:`lczcube.engines` for where they differ.
 
     Returns
     -------
@@ -93,6 +99,8 @@ def open_cube(
         raise CatalogError(f"no inputs named; the catalog has {', '.join(catalog.collection_ids)}.")
     if year is not None and datetime is not None:
         raise CatalogError(f"year = {year} and datetime = {datetime!r} are both given; give one.")
+    if engine != "native" and engine not in LOADERS:
+        raise CatalogError(f"engine {engine!r} is unknown; choose native, {', '.join(LOADERS)}.")
     halo = grid.halo_px if halo_px is None else halo_px
     wanted = _Wanted(grid, halo, str(year) if year is not None else datetime)
     nearest = year if nearest_year else None
@@ -101,7 +109,7 @@ def open_cube(
     if len(absent) == len(found) or (absent and missing == "refuse"):
         _raise_no_items(catalog, absent[0], wanted)
     layers = {
-        name: _open_layer(catalog.layer(name), items, wanted)
+        name: _open_layer(catalog.layer(name), items, wanted, engine)
         for name, items in found.items()
         if items
     }
@@ -412,13 +420,21 @@ def _find_items(
     return [item for item in everything if _year(item) == years[0]]
 
 
-def _open_layer(layer: Layer, items: Sequence[pystac.Item], wanted: _Wanted) -> xr.Dataset:
+def _open_layer(
+    layer: Layer, items: Sequence[pystac.Item], wanted: _Wanted, engine: Engine
+) -> xr.Dataset:
     name = layer.name
     bands = _common_bands(items, name)
     _require_resampling(layer, str(bands[0]["data_type"]))
     by_date = _by_date(items, layer)
     mosaics = [_mosaic(layer, part, bands, wanted) for part in by_date.values()]
-    variables = {name: _variable(mosaics, layer, len(bands))}
+    variables = {name: _variable(mosaics, layer)}
+    if engine != "native":
+        codes = LOADERS[engine](
+            list(by_date.values()), mosaics[0].storage, _names(bands), wanted.frame, wanted.chunks
+        )
+        variables[name].data = codes.data.reshape(variables[name].shape)
+    variables[name].attrs["engine"] = engine
     if mosaics[0].coding.has_scales:
         scales = [mosaic.of_scales() for mosaic in mosaics]
         variables[f"{name}_scale"] = _scale_variable(scales, layer)
@@ -434,8 +450,12 @@ def _open_layer(layer: Layer, items: Sequence[pystac.Item], wanted: _Wanted) -> 
 def _coordinates(wanted: _Wanted, name: str, bands: Sequence[dict[str, Any]]) -> dict[str, Any]:
     coordinates: dict[str, Any] = {str(k): axis for k, axis in xr_coords(wanted.frame).items()}
     if bands:
-        coordinates[f"{name}_band"] = [str(band["name"]) for band in bands]
+        coordinates[f"{name}_band"] = _names(bands)
     return coordinates
+
+
+def _names(bands: Sequence[dict[str, Any]]) -> list[str]:
+    return [str(band["name"]) for band in bands]
 
 
 def _times(dates: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
@@ -539,9 +559,9 @@ def _mosaic(
     return mosaic
 
 
-def _variable(mosaics: Sequence[Mosaic], layer: Layer, n_bands: int) -> xr.Variable:
+def _variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
     leading = [] if layer.static else ["time"]
-    leading += [] if layer.static and n_bands == 1 else ["band"]
+    leading += [] if layer.static and mosaics[0].storage.n_bands == 1 else ["band"]
     data = mosaic_array(mosaics, (*leading, "y", "x"))
     dims = [f"{layer.name}_band" if dim == "band" else dim for dim in (*leading, "y", "x")]
     counts = {

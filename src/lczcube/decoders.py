@@ -130,7 +130,8 @@ class Coding:
         """
         values = codes.astype(np.float32)
         if self.has_scales:
-            return values * _scales(scales)
+            with np.errstate(invalid="ignore"):  # code 0 times the +inf of a pixel without data
+                return values * _scales(scales)
         if self.decoder == "signed_square":
             squared: npt.NDArray[np.float32] = np.square(values / np.float32(127.5))
             return np.sign(values) * squared

@@ -100,7 +100,10 @@ def _describe_cubes(run: Run) -> str:
 
 def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
     """Dims, dtype, chunks and identity of every layer of a cube, as plain values."""
-    shown = ("layer", "product", "decoder", "valid", "resampling", "license", "synthetic")
+    shown = (
+        *("layer", "product", "decoder", "valid", "resampling", "license", "synthetic"),
+        *("engine", "n_tiles", "covered_share", "year_used", "present"),
+    )
     return {
         str(name): {
             "dims": {str(dim): int(size) for dim, size in variable.sizes.items()},
@@ -259,9 +262,17 @@ def _manifest(run: Run) -> dict[str, Any]:
     }
 
 
-def _item_facts(run: Run, name: str) -> dict[str, str | None]:
+def _item_facts(run: Run, name: str) -> dict[str, dict[str, Any]]:
+    """Size and, where the catalog has it, checksum of every file of every item of an input."""
     return {
-        item.id: next(iter(item.assets.values())).extra_fields.get("file:checksum")
+        item.id: {
+            key: {
+                fact: asset.extra_fields[f"file:{fact}"]
+                for fact in ("size", "checksum")
+                if f"file:{fact}" in asset.extra_fields
+            }
+            for key, asset in item.assets.items()
+        }
         for item in run.catalog.items(name)
     }
 
