@@ -61,7 +61,7 @@ class Layers:
     def codes(self) -> npt.NDArray[Any]:
         """Codes of the cube, ``(time, band, y, x)``."""
         rows, columns = self.native.shape[-2:]
-        codes: npt.NDArray[Any] = self.native.values
+        codes: npt.NDArray[Any] = self.native.data.compute(scheduler="synchronous")
         return codes.reshape(len(self.mosaics), len(self.bands), rows, columns)
 
     def by(self, engine: str) -> xr.DataArray:
@@ -98,7 +98,7 @@ def scene_codes(kind: str) -> tuple[npt.NDArray[Any], float | None, dict[str, An
     if kind == "height":
         codes = rng.random((1, 256, 256)).astype(np.float32)
         codes[:, 60:90, 100:130] = np.nan
-        return codes, None, {"static": True}
+        return codes, None, {"static": True, "resampling": "average"}
     if kind == "classes":
         return rng.integers(0, 18, (1, 256, 256)).astype(np.uint8), 0, {"resampling": "mode"}
     return position_codes(256, 256, x0=X0, y0=Y0)[:1], -1, {}

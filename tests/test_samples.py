@@ -206,7 +206,12 @@ def test_samples_of_cities_are_joined_in_the_order_given(
     assert joined["patch_id"].values.tolist() == ["b", "c", "a"]
     assert joined["lcz"].dtype == np.uint8
     assert joined["features"].dtype == np.float32
-    assert joined.attrs == {"products": '["position/1"]', "synthetic": 1, "unit": "patch"}
+    assert joined.attrs == {
+        "products": '["position/1"]',
+        "synthetic": 1,
+        "unit": "patch",
+        "absent_features": "[]",
+    }
 
 
 def test_samples_of_other_features_or_products_are_not_joined(

@@ -27,10 +27,12 @@ LANES = 32
 """Partial sums of a window. 8 and 16 take 1.7 times as long band-first; 64 is no faster."""
 
 ROUNDS = 4
-"""Times that partial sums are added to while they are at hand: 0.6 of the time of 1; 8 is slower."""
+"""Times that a partial sum is added to while it is at hand: 0.6 of the time of 1; 8 is slower."""
 
 EXACT_RUN = 2**15
 """Codes whose sums fit 32 bits, the width that vectorises best, even if all are 65,535."""
+
+SQUARED_UNIT = 1 / 127.5**2
 
 MEAN, STD, MAX, MIN = range(4)
 """Places in ``moments``, which is ``(window, moment, band)``."""
@@ -44,7 +46,7 @@ at = np.uint64
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Steps = tuple[int, int, int, int]
-"""``start, band, row, column``: element (b, y, x) is ``start + band * b + row * y + column * x``."""
+"""``start, band, row, column``: (b, y, x) is at ``start + b * band + y * row + x * column``."""
 Numbers = npt.NDArray[Any]
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -265,7 +267,7 @@ def exact_band_last(
     offset: Float32,
     squared: bool,
     windows: Int64,
-    size: int,
+    size: int,  # noqa: ARG001 - the four are called alike
     moments: Float32,
 ) -> None:
     """As :func:`exact_band_first`, with a ``band`` step of 1: a pixel's bands side by side."""
@@ -316,16 +318,17 @@ def _exact_moments(
 ) -> tuple[Any, Any]:
     """Mean and population standard deviation of values, from integer sums of their terms.
 
-    The variance is taken about the whole number below the mean, where it is exact up to the last
+    The variance is taken about a whole number next to the mean, where it is exact up to the last
     line: the textbook difference would overflow, or cancel.
     """
-    whole = total // n
+    mean = total / n
+    whole = np.int64(mean)
     rest = total - whole * n
     about = squares - whole * (total + rest)
     std = math.sqrt(max(about - rest * (rest / n), 0.0) / n)
     if squared:
-        return total / n / 127.5**2, std / 127.5**2
-    return total / n * np.float64(factor) + np.float64(offset), std * abs(np.float64(factor))
+        return mean * SQUARED_UNIT, std * SQUARED_UNIT
+    return mean * np.float64(factor) + np.float64(offset), std * abs(np.float64(factor))
 
 
 @_compiled
@@ -387,10 +390,8 @@ def float_band_first(
             if height * width < values.size:
                 _fill(values, first)
             for j in range(height):
-                start, scales = (
-                    _index(steps, b, top + j, left),
-                    _index(factor_steps, b, top + j, left),
-                )
+                start = _index(steps, b, top + j, left)
+                scales = _index(factor_steps, b, top + j, left)
                 if squared:
                     _decode_squares(codes, start, width, row)
                 elif factor_steps[3] == 0:
@@ -478,9 +479,13 @@ def _sortable(bits: Any) -> Any:
 
 @_compiled
 def _float_moments(n: int, shift: Any, total: Any, squares: Any) -> tuple[Any, Any]:
-    """Mean and population standard deviation from sums of differences from ``shift``."""
+    """Mean and population standard deviation from sums of differences from ``shift``.
+
+    The latter is NaN if a value is NaN or infinite.
+    """
     above = total / n
-    return shift + above, math.sqrt(max(squares / n - above * above, 0.0))
+    variance = squares / n - above * above
+    return shift + above, 0.0 if variance < 0.0 else math.sqrt(variance)
 
 
 @_compiled
@@ -554,3 +559,52 @@ def _add_extremes(values: Float32, lowest: Float32, highest: Float32) -> None:
     for b in range(values.size):
         lowest[at(b)] = min(lowest[at(b)], values[at(b)])
         highest[at(b)] = max(highest[at(b)], values[at(b)])
+
+
+@_compiled
+def skip_nan(
+    codes: Numbers,
+    steps: Steps,
+    valid: Mask,
+    valid_steps: Steps,
+    factor: Float32,
+    factor_steps: Steps,
+    offset: Float32,
+    squared: bool,
+    windows: Int64,
+    size: int,
+    moments: Float32,
+) -> None:
+    """Moments again where the standard deviation is NaN: without NaN values, in two passes.
+
+    For values of valid pixels that are NaN all the same, as a float code may be in one band. Of
+    infinite values, mean and extremes are infinite and the standard deviation is NaN.
+    """
+    values = np.empty(size**2, np.float64)
+    for i in range(len(windows)):
+        for b in range(offset.size):
+            if windows[i, N_VALID] == 0 or not math.isnan(moments[i, STD, b]):
+                continue
+            n = 0
+            for y in range(windows[i, TOP], windows[i, TOP] + windows[i, HEIGHT]):
+                for x in range(windows[i, LEFT], windows[i, LEFT] + windows[i, WIDTH]):
+                    scale = factor[at(_index(factor_steps, b, y, x))]
+                    value = _decoded(codes[at(_index(steps, b, y, x))], scale, offset[b], squared)
+                    if valid[at(_index(valid_steps, 0, y, x))] and not math.isnan(value):
+                        values[at(n)] = value
+                        n += 1
+            _write_plainly(moments, i, b, values, n)
+
+
+@_compiled
+def _write_plainly(moments: Float32, i: int, b: int, values: Float64, n: int) -> None:
+    total, variance, lowest, highest = 0.0, 0.0, np.inf, -np.inf
+    for k in range(n):
+        total += values[at(k)]
+        lowest, highest = min(lowest, values[at(k)]), max(highest, values[at(k)])
+    if n == 0:
+        total = lowest = highest = np.nan
+    mean = total / n
+    for k in range(n):
+        variance += (values[at(k)] - mean) ** 2
+    _write(moments, i, b, mean, math.sqrt(variance / n), lowest, highest)

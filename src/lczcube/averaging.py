@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,6 @@ NODE_PX = 32
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
-Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -260,18 +259,18 @@ def read_averaged(
     later tile that one is read twice.
     """
     _require_possible(quantities, storage)
-    stack = _Stack.of(tiles, frame, storage, quantities, use_overviews=use_overviews)
-    totals: dict[Key, Float64] = {_VALID: np.zeros(rect.shape)}
+    stack = _Stack.of(tiles, storage, quantities, use_overviews=use_overviews)
+    totals: dict[Term, Float64] = {VALID: np.zeros(rect.shape)}
     for position, source in enumerate(stack.sources):
         outlines = _outlines(source, rect, frame)
         for piece in _pieces(source, outlines, stack.storage):
             counted = stack.counted(position, piece)
             if not counted.any():
                 continue
-            keys = _keys(quantities, piece.codes, counted)
-            _require_few_codes({*totals, *keys})
-            terms = {key: _term(key, piece.codes, counted) for key in keys}
-            _add(totals, terms, outlines.integrals(terms, piece), source.n_px_merged)
+            terms = _terms(quantities, piece.codes, counted)
+            _require_few_codes({*totals, *terms})
+            numbers = {term: term.of(piece.codes, counted) for term in terms}
+            _add(totals, outlines.integrals(numbers, piece), source.n_px_merged)
     return np.stack([_value(quantity, totals, frame, storage) for quantity in quantities])
 
 
@@ -291,87 +290,91 @@ def _require_possible(quantities: Sequence[Quantity], storage: Storage) -> None:
         )
 
 
-# A term is a number per stored pixel whose integral over a pixel of the frame goes into a quantity.
+class Term(NamedTuple):
+    """A number per stored pixel whose integral over a pixel of the frame makes a quantity.
 
-_VALID: Key = ("valid",)
+    ``kind``: ``valid`` (1), ``value``, ``count`` (a value that is summed), ``at_least`` (1 where a
+    band is at least ``other``), ``value_at_least`` (the value there), ``product`` (with band
+    ``other``) or ``code`` (1 where a band is ``other``). All are 0 where a pixel does not count.
+    """
+
+    kind: str
+    band: int = 0
+    other: float = 0
+
+    def of(self, codes: Codes, counted: Mask) -> Codes:
+        """Its numbers."""
+        band, zero = codes[self.band], codes.dtype.type(0)
+        if self.kind in ("at_least", "value_at_least"):
+            counted = np.logical_and(counted, band >= self.other)
+        if self.kind == "code":
+            counted = np.logical_and(counted, band == self.other)
+        if self.kind in ("valid", "at_least", "code"):
+            return counted
+        if self.kind == "product":
+            values, weights = (np.where(counted, b, 0.0) for b in (band, codes[int(self.other)]))
+            product: Codes = values * weights
+            return product
+        return np.where(counted, band, zero)
 
 
-def _ratio_terms(quantity: Quantity) -> tuple[Key, Key]:
-    """The terms whose integrals a quantity is the ratio of."""
-    band, threshold, weight_band = quantity.band, quantity.threshold, quantity.weight_band
-    ratios: dict[str, tuple[Key, Key]] = {
-        "average": (("value", band), _VALID),
-        "sum": (("count", band), _VALID),
-        "fraction_at_least": (("at_least", band, threshold), _VALID),
+VALID = Term("valid")
+
+
+def _ratio_terms(quantity: Quantity) -> tuple[Term, Term]:
+    """The terms whose integrals a quantity is the ratio of; ``sum`` is the first of them."""
+    band, threshold, weight_band = quantity.band, quantity.threshold or 0, quantity.weight_band or 0
+    terms = {
+        "average": (Term("value", band), VALID),
+        "sum": (Term("count", band), VALID),
+        "fraction_at_least": (Term("at_least", band, threshold), VALID),
         "mean_where_at_least": (
-            ("value_at_least", band, threshold),
-            ("at_least", band, threshold),
+            Term("value_at_least", band, threshold),
+            Term("at_least", band, threshold),
         ),
-        "weighted_mean": (("product", band, weight_band), ("value", weight_band)),
+        "weighted_mean": (Term("product", band, weight_band), Term("value", weight_band)),
     }
-    return ratios[quantity.rule]
+    return terms[quantity.rule]
 
 
-def _term(key: Key, codes: Codes, counted: Mask) -> Codes:
-    """A term on stored pixels, 0 where a pixel does not count."""
-    match key:
-        case ("value" | "count", band):
-            return np.where(counted, codes[band], codes.dtype.type(0))
-        case ("at_least", band, threshold):
-            return counted & (codes[band] >= threshold)
-        case ("value_at_least", band, threshold):
-            return np.where(
-                counted & (codes[band] >= threshold), codes[band], codes.dtype.type(0)
-            )
-        case ("product", band, weight_band):
-            return np.where(counted, codes[band], 0.0) * np.where(counted, codes[weight_band], 0.0)
-        case ("code", band, code):
-            return counted & (codes[band] == code)
-    return counted
-
-
-def _keys(quantities: Sequence[Quantity], codes: Codes, counted: Mask) -> list[Key]:
-    """Terms of the quantities, each once."""
-    keys = [_VALID]
+def _terms(quantities: Sequence[Quantity], codes: Codes, counted: Mask) -> list[Term]:
+    """Terms of the quantities on stored pixels, each once."""
+    terms = [VALID]
     for quantity in quantities:
         if quantity.rule == "mode":
             present = np.unique(codes[quantity.band][counted]).tolist()
-            keys += [("code", quantity.band, code) for code in present]
+            terms += [Term("code", quantity.band, code) for code in present]
         else:
-            keys += _ratio_terms(quantity)
-    return list(dict.fromkeys(keys))
+            terms += _ratio_terms(quantity)
+    return list(dict.fromkeys(terms))
 
 
-def _add(
-    totals: dict[Key, Float64],
-    terms: Mapping[Key, Codes],
-    integrals: "Integrals",
-    n_px_merged: int,
-) -> None:
+def _add(totals: dict[Term, Float64], integrals: "Integrals", n_px_merged: int) -> None:
     at = integrals.part.within(integrals.whole)
-    for key, integral in zip(terms, integrals.per_px, strict=True):
-        total = totals.setdefault(key, np.zeros(integrals.whole.shape))
+    for term, integral in integrals.per_term.items():
+        total = totals.setdefault(term, np.zeros(integrals.whole.shape))
         # Counts are per stored pixel, of which an overview has merged some; all else is by area.
-        total[at] += integral * (n_px_merged if key[0] == "count" else integrals.px_area)
+        total[at] += integral * (n_px_merged if term.kind == "count" else integrals.px_area)
 
 
-def _require_few_codes(keys: Collection[Key]) -> None:
-    n_codes = sum(key[0] == "code" for key in keys)
+def _require_few_codes(terms: Collection[Term]) -> None:
+    n_codes = sum(term.kind == "code" for term in terms)
     if n_codes > MAX_CODES:
         raise CatalogError(
-            f"resampling 'mode' meets {n_codes} codes or more and counts {MAX_CODES} at most: it is "
-            "for classes. Use average for measurements, nearest for numbers of objects."
+            f"resampling 'mode' meets {n_codes} codes or more and counts {MAX_CODES} at most: "
+            "it is for classes. Use average for measurements, nearest for numbers of objects."
         )
 
 
 def _value(
-    quantity: Quantity, totals: Mapping[Key, Float64], frame: GeoBox, storage: Storage
+    quantity: Quantity, totals: Mapping[Term, Float64], frame: GeoBox, storage: Storage
 ) -> Codes:
     px_area = abs(frame.affine.determinant)
-    is_valid = totals[_VALID] >= MIN_SHARE * px_area
+    is_valid = totals[VALID] >= MIN_SHARE * px_area
     if quantity.rule == "mode":
         return _largest(quantity.band, totals, is_valid, storage)
-    upper, lower = (totals.get(key, np.zeros(is_valid.shape)) for key in _ratio_terms(quantity))
+    nothing = np.zeros(is_valid.shape)
+    upper, lower = (totals.get(term, nothing) for term in _ratio_terms(quantity))
     counts = is_valid & (lower >= MIN_SHARE * px_area)
     value = np.full(is_valid.shape, np.nan)
     value[is_valid] = np.nan if quantity.empty is None else quantity.empty
@@ -381,15 +384,13 @@ def _value(
     return value.astype(np.float32)
 
 
-def _largest(
-    band: int, totals: Mapping[Key, Float64], is_valid: Mask, storage: Storage
-) -> Codes:
+def _largest(band: int, totals: Mapping[Term, Float64], is_valid: Mask, storage: Storage) -> Codes:
     winner = np.full(is_valid.shape, storage.fill, dtype=storage.dtype)
     most = np.zeros(is_valid.shape)
-    for _, _, code in sorted(key for key in totals if key[:2] == ("code", band)):
-        area = totals["code", band, code]
+    for term in sorted(term for term in totals if (term.kind, term.band) == ("code", band)):
+        area = totals[term]
         is_larger = is_valid & (area > most * (1 + TIE))
-        winner[is_larger], most[is_larger] = code, area[is_larger]
+        winner[is_larger], most[is_larger] = term.other, area[is_larger]
     return winner
 
 
@@ -481,7 +482,7 @@ def _overview_of(placed: PlacedTile, storage: Storage) -> _Source:
     if tile.kind != "gdal" or np.dtype(storage.dtype).kind != "f":
         return _Source(tile)
     rows, columns = tile.shape
-    area_px = math.prod(placed.rect.shape) if placed.rect is not None else placed.extent.area
+    area_px = rows * columns if placed.extent is None else placed.extent.area
     with rasterio.open(tile.href) as file:
         factors = list(enumerate(file.overviews(1)))
     usable = [
@@ -518,15 +519,15 @@ class Integrals(NamedTuple):
     ----------
     whole, part : Rect
         The rectangle that is wanted, and the pixels of it that have integrals.
-    per_px : list of numpy.ndarray
-        float64 ``(y, x)``, one a term; the area of a stored pixel is 1.
+    per_term : dict
+        float64 ``(y, x)``; the area of a stored pixel is 1.
     px_area : float or numpy.ndarray
         Area of a stored pixel in units of the frame's CRS; ``(y, x)`` where it varies.
     """
 
     whole: Rect
     part: Rect
-    per_px: list[Float64]
+    per_term: dict[Term, Float64]
     px_area: float | Float64
 
 
@@ -599,7 +600,6 @@ class _Stack:
     def of(
         cls,
         tiles: Sequence[PlacedTile],
-        frame: GeoBox,
         storage: Storage,
         quantities: Sequence[Quantity],
         *,
@@ -704,11 +704,12 @@ def _positions(source: _Source, section: Rect, other: _Source) -> tuple[Indices,
 def _hats(nodes: Float64, n: int) -> Float64:
     """Weights that give, from values at the nodes, linear ones at the centres between them."""
     centres = nodes[0] + 0.5 + np.arange(n)
-    spacing = nodes[1] - nodes[0]
-    return np.clip(1 - np.abs(centres[:, None] - nodes) / spacing, 0, None)
+    distance = np.abs(centres[:, None] - nodes) / (nodes[1] - nodes[0])
+    weights: Float64 = np.maximum(1 - distance, 0)
+    return weights
 
 
-def _to_pixels(geobox: GeoBox, xy: tuple[Float64, Float64], crs: CRS) -> Float64:
+def _to_pixels(geobox: GeoBox, xy: tuple[Float64, Float64], crs: CRS | None) -> Float64:
     """Points as ``(u, v)`` pixel coordinates: to the right and down, from the corner."""
     x, y = xy
     if geobox.crs != crs:
@@ -718,7 +719,8 @@ def _to_pixels(geobox: GeoBox, xy: tuple[Float64, Float64], crs: CRS) -> Float64
     right, down = x - c, y - f
     if b == d == 0:
         return np.stack([right / a, down / e])
-    return np.stack([e * right - b * down, a * down - d * right]) / (a * e - b * d)
+    determinant = a * e - b * d
+    return np.stack([(e * right - b * down) / determinant, (a * down - d * right) / determinant])
 
 
 def _outlines(source: _Source, rect: Rect, frame: GeoBox) -> "_Aligned | _Slanted":
@@ -758,7 +760,10 @@ class _Aligned:
     def reach(self) -> Rect:
         """Pixels of the tile that it touches."""
         return Rect(
-            math.floor(self.v[0]), math.floor(self.u[0]), math.ceil(self.v[-1]), math.ceil(self.u[-1])
+            math.floor(self.v[0]),
+            math.floor(self.u[0]),
+            math.ceil(self.v[-1]),
+            math.ceil(self.u[-1]),
         )
 
     def part(self, section: Rect) -> Rect:
@@ -769,14 +774,17 @@ class _Aligned:
         right = np.searchsorted(self.u[:-1], section.right, side="left")
         return _shifted(Rect(int(top), int(left), int(bottom), int(right)), self.rect)
 
-    def integrals(self, terms: Mapping[Key, Codes], piece: Piece) -> Integrals:
-        """Integrals of terms on a section, over the part of the frame that it reaches into."""
+    def integrals(self, numbers: Mapping[Term, Codes], piece: Piece) -> Integrals:
+        """Integrals of the numbers of terms on a section, over the part that it reaches into."""
         rows, columns = piece.part.within(self.rect)
         top, left, bottom, right = piece.section
         down = _overlaps(self.v[_and_end(rows)], top, bottom)
         along = _overlaps(self.u[_and_end(columns)], left, right)
-        per_px = [_along_rows(_along_columns(term, down), along) for term in terms.values()]
-        return Integrals(self.rect, piece.part, per_px, self.tile_px_area)
+        per_term = {
+            term: _along_rows(_along_columns(stored, down), along)
+            for term, stored in numbers.items()
+        }
+        return Integrals(self.rect, piece.part, per_term, self.tile_px_area)
 
 
 class _Overlaps(NamedTuple):
@@ -796,11 +804,11 @@ def _overlaps(edges: Float64, start: int, stop: int) -> _Overlaps:
     return _Overlaps(np.minimum(positions, stop - 1) - start, lengths)
 
 
-def _along_columns(term: Codes, down: _Overlaps) -> Float64:
+def _along_columns(stored: Codes, down: _Overlaps) -> Float64:
     """Sums down the columns, pixel by pixel and in order, so that no bit depends on the rest."""
-    total = np.zeros((down.positions.shape[1], term.shape[1]))
+    total = np.zeros((down.positions.shape[1], stored.shape[1]))
     for rows, lengths in zip(*down, strict=True):
-        total += term[rows] * lengths[:, None]
+        total += stored[rows] * lengths[:, None]
     return total
 
 
@@ -838,9 +846,7 @@ class _Slanted:
     def reach(self) -> Rect:
         """Pixels of the tile that it touches."""
         low, high = self.corners.min(axis=(1, 2)), self.corners.max(axis=(1, 2))
-        return Rect(
-            math.floor(low[1]), math.floor(low[0]), math.ceil(high[1]), math.ceil(high[0])
-        )
+        return Rect(math.floor(low[1]), math.floor(low[0]), math.ceil(high[1]), math.ceil(high[0]))
 
     @cached_property
     def _block_bounds(self) -> tuple[Float64, Float64]:
@@ -857,23 +863,26 @@ class _Slanted:
         near = Rect(*(BLOCK_PX * edge for edge in blocks)).meet(Rect(0, 0, *self.rect.shape))
         if near.is_empty:
             return near
-        rows, columns = _and_end(slice(near.top, near.bottom)), _and_end(slice(near.left, near.right))
+        rows, columns = (
+            _and_end(slice(near.top, near.bottom)),
+            _and_end(slice(near.left, near.right)),
+        )
         exact = _reached(_bounds(self.corners[:, rows, columns]), section)
         return _shifted(_shifted(exact, near), self.rect)
 
-    def integrals(self, terms: Mapping[Key, Codes], piece: Piece) -> Integrals:
-        """Integrals of terms on a section, over the part of the frame that it reaches into."""
+    def integrals(self, numbers: Mapping[Term, Codes], piece: Piece) -> Integrals:
+        """Integrals of the numbers of terms on a section, over the part that it reaches into."""
         inner = piece.part.within(self.rect)
         corners = self.corners[:, _and_end(inner[0]), _and_end(inner[1])]
         areas = np.abs(_areas(corners))
         origin = np.array([piece.section.left, piece.section.top], dtype=np.float64)
         seen_from = corners - origin[:, None, None]
-        per_px = [np.empty(piece.part.shape) for _ in terms]
+        per_term = {term: np.empty(piece.part.shape) for term in numbers}
         for rows in _bands(piece.part.shape, float(areas.max())):
             cover = _cover(seen_from[:, _and_end(rows)], piece.section.shape)
-            for integral, term in zip(per_px, terms.values(), strict=True):
-                integral[rows] = cover.integral(term)
-        return Integrals(self.rect, piece.part, per_px, self.frame_px_area / areas)
+            for term, stored in numbers.items():
+                per_term[term][rows] = cover.integral(stored)
+        return Integrals(self.rect, piece.part, per_term, self.frame_px_area / areas)
 
 
 def _shifted(rect: Rect, origin: Rect) -> Rect:
@@ -936,12 +945,12 @@ class _Cover(NamedTuple):
     columns: Indices
     areas: Float64
 
-    def integral(self, term: Codes) -> Float64:
+    def integral(self, stored: Codes) -> Float64:
         """Sum of value times area, stored pixel by stored pixel and in order."""
         total = np.zeros(self.areas.shape[2:])
         for rows, areas_in_row in zip(self.rows, self.areas, strict=True):
             for columns, areas in zip(self.columns, areas_in_row, strict=True):
-                total += term[rows, columns] * areas
+                total += stored[rows, columns] * areas
         return total
 
 
@@ -952,7 +961,9 @@ def _cover(corners: Float64, shape: tuple[int, int]) -> _Cover:
     its sides, of how far right the side lies. A piece of a side in one stored pixel adds the area
     to its left in that pixel, and its height to every pixel further left.
     """
-    rows, columns = (_below(corners[axis], length) for axis, length in ((1, shape[0]), (0, shape[1])))
+    rows, columns = (
+        _below(corners[axis], length) for axis, length in ((1, shape[0]), (0, shape[1]))
+    )
     layout = (*rows.shape[1:], len(rows), len(columns) + 1)
     partly, wholly = np.zeros(layout), np.zeros(layout)
     upper_left, upper_right, lower_right, lower_left = _quads(corners)
@@ -986,7 +997,8 @@ def _below(corners: Float64, length: int) -> Indices:
     low, high = _bounds(corners[None])
     first = np.clip(np.floor(low[0]), 0, length - 1).astype(np.int64)
     last = np.clip(np.ceil(high[0]), 1, length).astype(np.int64)
-    return first + np.arange(max(1, (last - first).max()))[:, None, None]
+    positions: Indices = first + np.arange(max(1, (last - first).max()))[:, None, None]
+    return positions
 
 
 def _split(
@@ -994,21 +1006,37 @@ def _split(
 ) -> tuple[Float64, Float64, Float64]:
     """Sides ``(2, n)`` cut at the edges of the stored pixels of a section.
 
-    Returns ``u`` and ``v`` at the middle of each piece, and how far the piece goes down, all
-    ``(piece, n)``. Pieces past the section are not cut further.
+    Returns ``u`` and ``v`` in the middle of each piece, and how far the piece goes down, all
+    ``(piece, n)``. What lies past the section is not cut further.
     """
-    delta = end - start
-    is_steep = np.abs(delta[1]) >= np.abs(delta[0])
-    # Along the longer of its two extents a side crosses edges at whole numbers, without rounding.
-    long, short, length, width = (
-        np.where(is_steep, *pair)
-        for pair in (start[::-1], start, delta[::-1], delta)
-    )
-    n_long, n_short = np.where(is_steep, *shape), np.where(is_steep, *shape[::-1])
-    slope = np.divide(width, length, out=np.zeros_like(length), where=length != 0)
-    low, high = np.minimum(long, long + length), np.maximum(long, long + length)
-    ...
+    rows, columns = shape
+    is_steep = np.abs(end[1] - start[1]) >= np.abs(end[0] - start[0])
+    # Cut along the longer of its two extents: edges there are whole numbers, without rounding.
+    along, across = np.where(is_steep, start[::-1], start)
+    along_end, across_end = np.where(is_steep, end[::-1], end)
+    along_limit, across_limit = np.where(is_steep, [[rows], [columns]], [[columns], [rows]])
+    length = along_end - along
+    slope = np.divide(across_end - across, length, out=np.zeros_like(length), where=length != 0)
+    crossed = _edges_between(across, across_end, across_limit)
+    where_crossed = np.divide(crossed - across, slope, out=np.zeros_like(crossed), where=slope != 0)
+    cuts = [
+        along[None],
+        _edges_between(along, along_end, along_limit),
+        np.clip(along + where_crossed, np.minimum(along, along_end), np.maximum(along, along_end)),
+        along_end[None],
+    ]
+    cut = np.sort(np.concatenate(cuts), axis=0)
+    middle = (cut[:-1] + cut[1:]) / 2
+    beside = across + (middle - along) * slope
+    height = np.diff(cut, axis=0) * np.sign(length) * np.where(is_steep, 1, slope)
+    return np.where(is_steep, beside, middle), np.where(is_steep, middle, beside), height
 
 
-def _whole_numbers(low: Float64, high: Float64, limit: Indices) -> Float64:
-    ...
+def _edges_between(start: Float64, end: Float64, limit: Indices) -> Float64:
+    """Whole numbers from 0 to a limit between two others, ``(edge, n)``; the ends fill up."""
+    low, high = np.minimum(start, end), np.maximum(start, end)
+    first = np.maximum(np.floor(low) + 1, 0)
+    n_edges = np.minimum(np.ceil(high) - 1, limit) - first + 1
+    edges = first + np.arange(int(n_edges.max(initial=0)))[:, None]
+    between: Float64 = np.clip(edges, low, high)
+    return between

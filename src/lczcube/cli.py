@@ -160,6 +160,29 @@ def synth(
     print(f"Bayes-optimal accuracy on pure cells: {world.bayes_accuracy:.3f}")
 
 
+@app.command
+def cube(
+    folder: Path,
+    /,
+    *,
+    config: Path | None = None,
+    write: bool = False,
+    options: Options | None = None,
+) -> None:
+    """Check the layers of every city on its grid; with --write, bring their pixels home.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    config
+        City file; default: the one the folder was made with.
+    write
+        Store every city's cube as Zarr; interrupted, the same command goes on.
+    """
+    _stages(["cube"], folder, config, options or Options(), write=write)
+
+
 def _stage_command(name: str, summary: str) -> None:
     def command(
         folder: Path, /, *, config: Path | None = None, options: Options | None = None
@@ -179,7 +202,6 @@ def _stage_command(name: str, summary: str) -> None:
 
 
 for _name, _summary in (
-    ("cube", "Check the layers of every city on its grid."),
     ("aggregate", "Features per cell, and of every label."),
     ("propagate", "Pseudo-labels from the nearest labelled features."),
     ("train", "Fit the models on labels and pseudo-labels."),
@@ -221,7 +243,14 @@ def _refuse(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _stages(names: list[str] | None, folder: Path, config: Path | None, options: Options) -> None:
+def _stages(
+    names: list[str] | None,
+    folder: Path,
+    config: Path | None,
+    options: Options,
+    *,
+    write: bool = False,
+) -> None:
     if options.verbose:
         import logging
 
@@ -229,6 +258,7 @@ def _stages(names: list[str] | None, folder: Path, config: Path | None, options:
     from lczcube.pipeline import plan, run_stages
     from lczcube.runfolder import open_run
     from lczcube.runtime import n_cores, open_scheduler
+    from lczcube.stages import write_cubes
 
     run = open_run(
         folder,
@@ -243,6 +273,8 @@ def _stages(names: list[str] | None, folder: Path, config: Path | None, options:
         return
     with open_scheduler(options.cluster, n_workers=options.workers):
         reports = run_stages(run, names, overwrite=options.overwrite)
+        if write:
+            print(write_cubes(run, overwrite=options.overwrite))
     for report in reports:
         print(f"{report.name}: {report.state}")
         if report.summary:

@@ -92,6 +92,13 @@ class RunTable(Table):
         Names of raster inputs and of label inputs.
     year : int, optional
         Year of the layers. Default: the only one they have.
+    nearest_year : bool
+        Take the nearest year of a layer that has none in ``year``.
+    missing : str
+        For a layer that a city lacks: ``refuse``, ``drop_layer`` (from all cities) or
+        ``indicator`` (its features are NaN there, and a feature says if a city has it).
+    engine : str
+        What reads the files: ``native``, ``odc`` or ``stackstac``.
     split : str
         How folds are made: ``given``, ``block``, ``polygon``, ``city`` or ``random``.
     folds, repeats : int
@@ -111,6 +118,9 @@ class RunTable(Table):
     features: Annotated[Names, Field(min_length=1)]
     labels: Annotated[Names, Field(min_length=1)]
     year: Year | None = None
+    nearest_year: bool = False
+    missing: Literal["refuse", "drop_layer", "indicator"] = "refuse"
+    engine: Literal["native", "odc", "stackstac"] = "native"
     split: Literal["given", "block", "polygon", "city", "random"] = "polygon"
     folds: Annotated[int, Field(ge=2)] = 5
     repeats: Count = 1
@@ -401,9 +411,14 @@ def _require_run(config: CityFile, run: RunTable) -> None:
         raise ConfigError("[run] wants a city; add a [city.NAME] table with its bbox.")
     for name in run.features:
         entry = _require_kind(config, name, "raster", "[run] features")
-        _require_year(entry, run.year)
+        _require_year(entry, run)
     for name in run.labels:
         _require_kind(config, name, "labels", "[run] labels")
+    if run.missing == "indicator" and "unet" in run.models:
+        raise ConfigError(
+            'missing = "indicator" in [run] leaves a city without a layer, and a U-Net sees no '
+            'pixel there. Use missing = "drop_layer", or models = ["xgb"].'
+        )
     if run.split == "city" and len(config.cities) < 2:
         raise ConfigError(
             'split = "city" in [run] leaves one city out and wants two or more; '
@@ -426,12 +441,14 @@ def _require_kind(config: CityFile, name: str, kind: str, where: str) -> Input:
 _KIND_WORDS = {"raster": "rasters", "labels": "labels"}
 
 
-def _require_year(entry: Input, year: int | None) -> None:
-    years = entry.all_years
+def _require_year(entry: Input, run: RunTable) -> None:
+    years, year = entry.all_years, run.year
+    if run.nearest_year or run.missing != "refuse":
+        return
     if year is not None and years and year not in years and not getattr(entry, "static", False):
         raise ConfigError(
             f"year = {year} in [run] but input {entry.name!r} is of {_listed(map(str, years))}; "
-            "layers meet on exact years."
+            "layers meet on exact years. Set nearest_year = true to take the nearest."
         )
 
 

@@ -13,7 +13,7 @@ from odc.geo.xr import xr_coords
 from lczcube.cube import GRID_ATTR, HALO_ATTR, grid_of, halo_of
 from lczcube.errors import GridMismatchError, StoreError
 from lczcube.grid import Grid
-from lczcube.regions import RegionReport, is_whole, write_regions
+from lczcube.regions import RegionReport, identity_of, is_whole, write_regions
 
 GROUP = "cube"
 
@@ -52,10 +52,21 @@ def write_cube(cube: xr.Dataset, store: str | Path, *, overwrite: bool = False) 
     encoding = {
         str(name): _encoding(v) for name, v in ready.data_vars.items() if hasattr(v.data, "dask")
     }
-    identity = tokenize([(name, v.data.name) for name, v in cube.data_vars.items()], cube.attrs)
     return write_regions(
-        ready, store, group=GROUP, encoding=encoding, identity=identity, overwrite=overwrite
+        ready, store, group=GROUP, encoding=encoding, identity=_identity(cube), overwrite=overwrite
     )
+
+
+def is_stored(cube: xr.Dataset, store: str | Path) -> bool:
+    """True when a store holds exactly this cube, whole; reads no pixel."""
+    return is_whole(store) and identity_of(store) == _identity(cube)
+
+
+def stored_halo_px(store: str | Path) -> int:
+    """Pixels by which a stored cube reaches past its grid; -1 where there is no whole one."""
+    if not is_whole(store):
+        return -1
+    return halo_of(xr.open_zarr(store, group=GROUP, mask_and_scale=False))
 
 
 def open_stored_cube(
@@ -98,6 +109,12 @@ def open_stored_cube(
         _require_grid(cube, store, grid)
         cube = cube.assign_attrs({GRID_ATTR: grid.to_json()})
     return _with_halo(cube, store, halo_px)
+
+
+def _identity(cube: xr.Dataset) -> str:
+    """What a cube's pixels depend on: the names of its arrays are made of their tiles."""
+    arrays = [(str(name), getattr(v.data, "name", "")) for name, v in cube.data_vars.items()]
+    return str(tokenize(arrays, sorted(cube.attrs.items())))
 
 
 def _in_shards(cube: xr.Dataset) -> xr.Dataset:

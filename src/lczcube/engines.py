@@ -24,10 +24,20 @@ from odc.loader.types import GlobalLoadContext, LocalLoadContext, ReaderSubsetSe
 from lczcube.errors import CatalogError, MissingExtraError
 from lczcube.grid import bbox_of, project_bbox
 from lczcube.reader import Storage
-from lczcube.tiles import place_tiles, tile_of
+from lczcube.tiles import PlacedTile, place_tiles, tile_of
 
 ASSET = "data"
 DIMS = ("time", "band", "y", "x")
+
+_STACKSTAC_OPTIONS = {
+    "assets": [ASSET],
+    "snap_bounds": False,
+    "xy_coords": "center",
+    "rescale": False,
+    "sortby_date": False,
+    "properties": False,
+    "band_coords": False,
+}
 
 Chunks = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -72,10 +82,12 @@ def load_odc(
     where tiles differ in their overlap, so do the engines. A code of 0 of whole numbers without
     nodata counts as missing there.
 
-    A tile of the frame's own lattice comes out the same to the bit. One of another lattice is
-    warped by GDAL with a tolerance of an eighth of a pixel, and one that is merely shifted is
-    pasted at the nearest whole pixel: codes near the edge of a stored pixel may be its
-    neighbour's. Files beside a file (``.tfw``, ``.aux.xml``) are not looked for.
+    Tiles of the frame's own lattice come out the same to the bit. Under ``nearest`` a pixel whose
+    centre lies within about an eighth of a pixel of the edge of a stored pixel may take the
+    neighbour's code, GDAL's tolerance for a warp (WorldCover onto 10 m: 5 pixels in 10,000), and
+    a tile that is off by exactly half a pixel is pasted one pixel beside where GDAL puts it. Under
+    ``average`` pixels that a tile covers in part, but not at their centre, have a value. Files
+    beside a file (``.tfw``, ``.aux.xml``) are not looked for.
 
     A chunk is read on its own: blocks that several chunks cut are decoded several times, and a
     south-up file is warped. While rasterio warps in several threads it may leave the process's
@@ -84,7 +96,10 @@ def load_odc(
     import odc.stac
 
     _require_gdal(by_date, "odc")
-    ordered = [_in_order_of_ownership(items, frame) for items in by_date]
+    placed = [place_tiles([tile_of(item) for item in items], frame) for items in by_date]
+    ordered = [
+        _in_order_of_ownership(items, tiles) for items, tiles in zip(by_date, placed, strict=True)
+    ]
     date_of = [date for date, items in enumerate(ordered) for _ in items]
     loaded = odc.stac.load(
         [item for items in ordered for item in items],
@@ -93,7 +108,7 @@ def load_odc(
         chunks={"y": max(chunks[0]), "x": max(chunks[1])},
         groupby=lambda _item, _parsed, position: date_of[position],
         preserve_original_order=True,
-        resampling=storage.resampling,
+        resampling=_rule([tile for tiles in placed for tile in tiles], storage),
         # An overview holds other codes than those stored; averaged ones, for all we know.
         use_overviews=False,
         driver=CodesDriver(),
@@ -129,15 +144,14 @@ def load_stackstac(
     Notes
     -----
     Where tiles overlap, the first that holds another code than nodata wins, as in :func:`load_odc`.
-    Every tile is warped by GDAL's VRT, one of the frame's lattice without a change, another with a
-    tolerance of an eighth of a pixel. A pixel that the file itself calls nodata is missing, also
-    where the catalog names another code.
+    Every tile is warped by GDAL's VRT, one of the frame's lattice without a change, another with
+    the tolerance named there. A pixel that the file itself calls nodata is missing, also where the
+    catalog names another code.
     """
     _require_one_band(by_date, storage)
     _require_gdal(by_date, "stackstac")
-    epsg = _epsg_of(frame)
     stackstac = _import_stackstac()
-    arrays = [_stackstac_date(stackstac, items, storage, frame, chunks, epsg) for items in by_date]
+    arrays = [_stackstac_date(stackstac, items, storage, frame, chunks) for items in by_date]
     loaded = xr.concat(arrays, dim="time", join="exact", coords="minimal", compat="override")
     loaded = loaded.assign_coords(band=list(bands)).transpose(*DIMS)
     loaded.attrs = _nodata_attr(storage)
@@ -204,11 +218,21 @@ def _odc_settings(storage: Storage, bands: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _in_order_of_ownership(items: Sequence[pystac.Item], frame: GeoBox) -> list[pystac.Item]:
-    """Items as :func:`lczcube.tiles.place_tiles` orders them; those beside the frame last."""
-    placed = place_tiles([tile_of(item) for item in items], frame)
+def _in_order_of_ownership(
+    items: Sequence[pystac.Item], placed: Sequence[PlacedTile]
+) -> list[pystac.Item]:
+    """Items in the order of their tiles; those beside the frame last."""
     rank = {tile.tile.item_id: position for position, tile in enumerate(placed)}
     return sorted(items, key=lambda item: rank.get(item.id, len(rank)))
+
+
+def _rule(placed: Sequence[PlacedTile], storage: Storage) -> str:
+    """How tiles are resampled: those of the frame's lattice are not.
+
+    Under ``mode`` and ``average`` GDAL lets a sliver of a neighbour, which rounding leaves at a
+    pixel's edge, speak for a pixel that is nodata.
+    """
+    return "nearest" if all(tile.on_lattice for tile in placed) else storage.resampling
 
 
 def _stackstac_date(
@@ -217,41 +241,51 @@ def _stackstac_date(
     storage: Storage,
     frame: GeoBox,
     chunks: Chunks,
-    epsg: int,
 ) -> xr.DataArray:
     """Codes of one date, dims ``(band, y, x)``, with ``time`` as a coordinate."""
     from rasterio.enums import Resampling
 
-    dtype = np.dtype(storage.dtype)
-    fill = dtype.type(storage.fill)
-    inside = place_tiles([tile_of(item) for item in items], frame)
+    fill = np.dtype(storage.dtype).type(storage.fill)
     known = {item.id: item for item in items}
-    time = np.datetime64(_instant(items[0]), "ns")
-    if not inside:
-        return _nothing(frame, chunks, fill).assign_coords(time=time)
-    stacked = stackstac.stack(
-        [_stackstac_item(known[tile.tile.item_id], frame, epsg) for tile in inside],
-        assets=[ASSET],
-        epsg=epsg,
-        resolution=(frame.affine.a, -frame.affine.e),
-        bounds=bbox_of(frame),
-        snap_bounds=False,
-        xy_coords="center",
-        dtype=dtype,
-        fill_value=fill,
-        rescale=False,
-        resampling=Resampling[storage.resampling],
-        chunksize=chunks,
-        sortby_date=False,
-        properties=False,
-        band_coords=False,
-    )
-    first = stackstac.mosaic(stacked, dim="time", reverse=True, nodata=fill)
-    codes: xr.DataArray = first.drop_vars(["id", "epsg"], errors="ignore").rename(None)
-    return codes.assign_coords(time=time)
+    placed = place_tiles([tile_of(item) for item in items], frame)
+    stacks = [
+        stackstac.stack(
+            [_stackstac_item(known[tile.tile.item_id], frame) for tile in tiles],
+            resampling=Resampling[_rule(tiles, storage)],
+            dtype=fill.dtype,
+            fill_value=fill,
+            chunksize=chunks,
+            **_stackstac_grid(frame),
+            **_STACKSTAC_OPTIONS,
+        )
+        for tiles in _lattice_first(placed)
+    ]
+    if stacks:
+        stack = xr.concat(stacks, dim="time", join="exact", coords="minimal", compat="override")
+        codes = stackstac.mosaic(stack, dim="time", reverse=True, nodata=fill)
+        codes = codes.drop_vars(["id", "epsg"], errors="ignore").rename(None)
+    else:
+        codes = _nothing(frame, chunks, fill)
+    dated: xr.DataArray = codes.assign_coords(time=np.datetime64(_instant(items[0]), "ns"))
+    return dated
 
 
-def _stackstac_item(item: pystac.Item, frame: GeoBox, epsg: int) -> dict[str, Any]:
+def _lattice_first(placed: Sequence[PlacedTile]) -> list[list[PlacedTile]]:
+    """Tiles of the frame's lattice, then the others; without a part that is empty."""
+    parts = ([t for t in placed if t.on_lattice], [t for t in placed if not t.on_lattice])
+    return [part for part in parts if part]
+
+
+def _stackstac_grid(frame: GeoBox) -> dict[str, Any]:
+    """All of the grid: what is left out, stackstac derives from the items, which resamples."""
+    return {
+        "epsg": _epsg_of(frame),
+        "resolution": (frame.affine.a, -frame.affine.e),
+        "bounds": bbox_of(frame),
+    }
+
+
+def _stackstac_item(item: pystac.Item, frame: GeoBox) -> dict[str, Any]:
     """An item as stackstac 0.5 understands it: where it lies by ``proj:epsg`` and ``proj:bbox``.
 
     The box is that in the frame's CRS, its edges bent as they are: stackstac projects corners
@@ -260,9 +294,10 @@ def _stackstac_item(item: pystac.Item, frame: GeoBox, epsg: int) -> dict[str, An
     """
     tile = tile_of(item)
     box = project_bbox(bbox_of(tile.geobox), tile.crs, str(frame.crs))
+    place = {"proj:epsg": _epsg_of(frame), "proj:bbox": list(box)}
     return {
         "id": item.id,
-        "properties": {"datetime": _instant(item), "proj:epsg": epsg, "proj:bbox": list(box)},
+        "properties": {"datetime": _instant(item), **place},
         "assets": {ASSET: {"href": tile.href}},
     }
 

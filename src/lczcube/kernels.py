@@ -315,7 +315,7 @@ def _write_moments(
     factor, offset = _decoding(layer)
     n_bands = len(layer.codes)
     moments = np.full((len(reduced), len(MOMENTS), n_bands), np.nan, np.float32)
-    reduce(
+    arguments = (
         *_memory(layer.codes, layer.band_last),
         *_memory(layer.valid[np.newaxis], band_last=False),
         *_memory(factor, layer.band_last),
@@ -325,6 +325,9 @@ def _write_moments(
         windows.size_px,
         moments,
     )
+    reduce(*arguments)
+    if np.isnan(moments[windows.n_valid > 0, MOMENTS.index("std")]).any():
+        loops.skip_nan(*arguments)
     for stat in wanted:
         reduced[:, first[stat] : first[stat] + n_bands] = moments[:, MOMENTS.index(stat)]
 

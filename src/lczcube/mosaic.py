@@ -266,6 +266,42 @@ class Mosaic:
         return written
 
 
+@dataclass(frozen=True)
+class ReadPlan:
+    """What reading a whole mosaic takes.
+
+    Attributes
+    ----------
+    n_tiles, n_reads : int
+        Files, and tasks that read one.
+    decoded_bytes : int
+        Codes that the reads give.
+    stored_bytes : int or None
+        About what they fetch: of each file the share of its pixels that is read. None where the
+        catalog does not know a file's size.
+    """
+
+    n_tiles: int
+    n_reads: int
+    decoded_bytes: int
+    stored_bytes: int | None
+
+
+def plan_reads(mosaic: Mosaic) -> ReadPlan:
+    """What reading all of a mosaic takes; reads nothing."""
+    pixel_bytes = mosaic.storage.n_bands * np.dtype(mosaic.storage.dtype).itemsize
+    decoded, stored = 0, 0.0
+    for slab in mosaic.slabs:
+        decoded += pixel_bytes * int(np.prod(slab.rect.shape))
+        for placed in (mosaic.tiles[position] for position in slab.owners):
+            size = placed.tile.size_bytes
+            part = slab.rect.meet(placed.bounds)
+            share = min(1.0, float(np.prod(part.shape)) / float(placed.outline.area))
+            stored += np.nan if size is None else size * share
+    n_bytes = None if np.isnan(stored) else round(stored)
+    return ReadPlan(len(mosaic.tiles), len(mosaic.slabs), decoded, n_bytes)
+
+
 class MosaicLayer(MaterializedLayer):  # type: ignore[misc]  # dask is skipped by mypy
     """Tasks of an array, and the mosaics it is cut from, one a date."""
 
@@ -330,7 +366,8 @@ def require_covered(mosaic: Mosaic) -> None:
 
 def _identity(mosaic: Mosaic) -> Any:
     tiles = [
-        (p.tile.item_id, p.tile.href, p.rect, p.tile.affine[:6], p.tile.crs) for p in mosaic.tiles
+        (t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum)
+        for t in (placed.tile for placed in (*mosaic.tiles, *mosaic.scale_tiles))
     ]
     frame = (str(mosaic.frame.crs), mosaic.frame.affine[:6], tuple(mosaic.frame.shape))
     return [mosaic.name, tiles, frame, mosaic.storage, mosaic.chunks]

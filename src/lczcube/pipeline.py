@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import dask.array
+import xarray as xr
 
 from lczcube import __version__
 from lczcube.cube import coded_layers, grid_of
 from lczcube.errors import StageError
+from lczcube.mosaic import mosaics_of, plan_reads
 from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
 from lczcube.stages import STAGES, Stage, require_cube_fits
@@ -84,17 +86,35 @@ def plan(run: Run) -> str:
 
     for city in run.cities:
         cube = run.cube(city)
-        cells = aggregate(cube, stats=run.table.stats)
         rows, columns = grid_of(cube).shape
-        peak = require_cube_fits(run, cube)
-        read = sum(cube[name].nbytes for name in coded_layers(cube))
+        lines.append(f"{city}: {rows} x {columns} pixels")
+        lines += [f"  {line}" for name in coded_layers(cube) for line in _layer_plan(cube, name)]
+        cells = aggregate(cube, stats=run.table.stats)
         n_tasks = len(dask.array.asarray(cells["features"].data).__dask_graph__())
         lines.append(
-            f"{city}: {rows} x {columns} pixels, {n_tasks} tasks, "
-            f"{format_bytes(read)} of codes to read, {format_bytes(cells['features'].nbytes)} of "
-            f"features to write, projected peak {format_bytes(peak)} per worker"
+            f"  aggregate: {n_tasks} tasks, {format_bytes(cells['features'].nbytes)} of features to "
+            f"write, projected peak {format_bytes(require_cube_fits(run, cube))} per worker"
         )
     return "\n".join(lines)
+
+
+def _layer_plan(cube: xr.Dataset, name: str) -> list[str]:
+    from dask.utils import format_bytes
+
+    layer = cube[name]
+    mosaics = mosaics_of(layer.data)
+    if not layer.attrs.get("present", 1):
+        return [f"{name}: absent"]
+    if not mosaics:
+        return [f"{name}: {format_bytes(layer.nbytes)} of codes to read from an array"]
+    plans = [plan_reads(mosaic) for mosaic in mosaics]
+    stored = [p.stored_bytes for p in plans if p.stored_bytes is not None]
+    fetched = f"about {format_bytes(sum(stored))}" if len(stored) == len(plans) else "unknown size"
+    decoded = format_bytes(sum(p.decoded_bytes for p in plans))
+    return [
+        f"{name}: {sum(p.n_tiles for p in plans)} items, {sum(p.n_reads for p in plans)} reads, "
+        f"{fetched} to fetch, {decoded} decoded, {layer.attrs['covered_share']:.1%} of pixels covered"
+    ]
 
 
 def _do(run: Run, stage: Stage) -> StepReport:

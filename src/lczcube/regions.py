@@ -139,6 +139,12 @@ def is_whole(store: str | Path) -> bool:
     return path.is_file() and "consolidated_metadata" in json.loads(path.read_text())
 
 
+def identity_of(store: str | Path) -> str | None:
+    """The identity that a store was laid out with; None where there is no store of ours."""
+    held = _markers(Path(store)) / "identity"
+    return held.read_text() if held.is_file() else None
+
+
 def remove_store(store: str | Path) -> None:
     """Remove a store and the markers beside it."""
     for folder in (Path(store), _markers(Path(store))):

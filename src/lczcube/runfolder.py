@@ -12,8 +12,9 @@ import xarray as xr
 
 from lczcube.catalog import Catalog, open_catalog
 from lczcube.config import CityFile, RunTable, read_config
-from lczcube.cube import layer_geobox, open_cube
-from lczcube.errors import ConfigError, StoreError
+from lczcube.cube import layer_geobox, open_cube, shared_inputs
+from lczcube.cubestore import is_stored, open_stored_cube, stored_halo_px
+from lczcube.errors import CatalogError, ConfigError, StoreError
 from lczcube.grid import Grid
 from lczcube.labels import read_labels
 from lczcube.labels.samples import read_samples
@@ -23,6 +24,8 @@ from lczcube.sources.files import expand_hrefs, is_remote
 from lczcube.training import CityData
 
 RUN_FILE = "run.json"
+CUBE_STORE = "cube.zarr"
+"""A city's cube, once it was brought home."""
 
 
 @dataclass(frozen=True)
@@ -102,15 +105,40 @@ class Run:
         found = [(str(path), path.stat()) for path in files if path.exists()]
         return sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
 
-    def cube(self, city: str, halo_px: int | None = None) -> xr.Dataset:
-        """The city's lazy cube of the feature inputs."""
-        return open_cube(
-            self.catalog,
-            self.grids[city],
-            inputs=self.table.features,
-            year=self.table.year,
-            halo_px=halo_px,
+    @cached_property
+    def features(self) -> tuple[str, ...]:
+        """The feature inputs: with ``missing = "drop_layer"`` those that every city has."""
+        if self.table.missing != "drop_layer":
+            return self.table.features
+        kept = shared_inputs(
+            self.catalog, self.grids, inputs=self.table.features, year=self.table.year
         )
+        return tuple(kept)
+
+    def cube(self, city: str, halo_px: int | None = None) -> xr.Dataset:
+        """The city's lazy cube of the feature inputs: brought home, or of their files."""
+        store, grid = self.path(city, CUBE_STORE), self.grids[city]
+        reach = grid.halo_px if halo_px is None else halo_px
+        held = stored_halo_px(store)
+        if reach <= held and is_stored(self.cube_of_files(city, held), store):
+            return open_stored_cube(store, grid=grid, halo_px=reach)
+        return self.cube_of_files(city, reach)
+
+    def cube_of_files(self, city: str, halo_px: int) -> xr.Dataset:
+        """The city's lazy cube of the files that its catalog names."""
+        try:
+            return open_cube(
+                self.catalog,
+                self.grids[city],
+                inputs=self.features,
+                year=self.table.year,
+                halo_px=halo_px,
+                nearest_year=self.table.nearest_year,
+                missing="indicator" if self.table.missing == "indicator" else "refuse",
+                engine=self.table.engine,
+            )
+        except CatalogError as error:
+            raise CatalogError(f"city {city!r}: {error}") from error
 
     def labels(self, city: str) -> gpd.GeoDataFrame:
         """The city's labels in its grid's CRS."""

@@ -10,9 +10,17 @@ import xarray as xr
 
 from lczcube import __version__
 from lczcube.catalog import build_catalog, open_catalog
+from lczcube.cubestore import write_cube
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import comparisons_table, scores_table
-from lczcube.labels.samples import build_samples, join_samples, read_pixels, write_samples
+from lczcube.labels.samples import (
+    build_samples,
+    join_samples,
+    read_pixels,
+    without_absent,
+    write_samples,
+)
+from lczcube.models import context_px
 from lczcube.products import open_features, open_product, write_map_png, write_product
 from lczcube.propagate import (
     build_donors,
@@ -21,9 +29,15 @@ from lczcube.propagate import (
     propagate_labels,
     pseudo_label_table,
 )
-from lczcube.runfolder import Run, write_json
+from lczcube.runfolder import CUBE_STORE, Run, write_json
 from lczcube.runtime import memory_budget_bytes, require_memory
-from lczcube.training import cross_validate_models, fit_models, predict_maps, training_rows
+from lczcube.training import (
+    cross_validate_models,
+    fit_models,
+    predict_maps,
+    training_rows,
+    unet_parameters,
+)
 from lczcube.windows import aggregate, projected_peak_bytes
 
 EVALUATION_SPLITS = ("validation", "testing")
@@ -98,6 +112,28 @@ def _describe_cubes(run: Run) -> str:
     return f"{', '.join(shapes)} pixels"
 
 
+def write_cubes(run: Run, *, overwrite: bool = False) -> str:
+    """Bring the cubes of a run home, as Zarr; goes on where an interrupted call stopped.
+
+    They reach as far past their grids as the models of the run look.
+    """
+    lines = []
+    for city in run.cities:
+        run.progress(f"cube --write: {city}")
+        cube = run.cube_of_files(city, _reach_px(run, city))
+        report = write_cube(cube, run.path(city, CUBE_STORE), overwrite=overwrite)
+        lines.append(f"{city}: {report.n_written} of {report.n_regions} shards written")
+    return "; ".join(lines)
+
+
+def _reach_px(run: Run, city: str) -> int:
+    """Pixels past the grid that windows and models of a run look at."""
+    reach = run.grids[city].halo_px
+    if "unet" in run.table.models:
+        reach = max(reach, context_px(unet_parameters(run.config)))
+    return reach
+
+
 def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
     """Dims, dtype, chunks and identity of every layer of a cube, as plain values."""
     shown = (
@@ -149,9 +185,10 @@ def _propagate(run: Run) -> str:
     for city in run.cities:
         run.progress(f"propagate: {city}")
         givers = [samples[name] for name in _donor_cities(run, city, samples)]
-        donors = build_donors(join_samples(givers))
-        table = run.config.propagate
         cells = open_features(run.path(city, "features.zarr"))
+        donors = build_donors(without_absent(join_samples(givers), [cells]))
+        cells = without_absent(cells, givers)
+        table = run.config.propagate
         voted = propagate_labels(donors, cells, k=table.k, min_confidence=table.min_confidence)
         store = run.path(city, "propagated.zarr")
         attrs = {"donor_id": donors.donor_id.tolist(), "synthetic": int(voted.attrs["synthetic"])}
@@ -317,7 +354,9 @@ STAGES: tuple[Stage, ...] = (
         "cube",
         lambda run: (
             run.config.model_dump(mode="json", include={"grid", "cities"})
-            | {"features": run.table.features, "year": run.table.year}
+            | run.table.model_dump(
+                mode="json", include={"features", "year", "nearest_year", "missing", "engine"}
+            )
         ),
         _in_cities("cube.json"),
         _describe_cubes,

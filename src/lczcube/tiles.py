@@ -92,6 +92,10 @@ class Tile:
         Position along a leading time axis of a Zarr array.
     footprint : shapely.Geometry or None
         EPSG:4326: where the tile, rather than another, says what a pixel is.
+    size_bytes : int or None
+        Of the file, where the catalog knows it.
+    checksum : str
+        Of the file, where the catalog knows it; else empty.
     """
 
     item_id: str
@@ -105,6 +109,8 @@ class Tile:
     array: str
     time_index: int | None
     footprint: shapely.Geometry | None
+    size_bytes: int | None = None
+    checksum: str = ""
 
     @cached_property
     def geobox(self) -> GeoBox:
@@ -203,6 +209,8 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
         array=str(zarr.get("array", "")),
         time_index=zarr.get("time_index"),
         footprint=None if item.geometry is None else shapely.geometry.shape(item.geometry),
+        size_bytes=asset.extra_fields.get("file:size"),
+        checksum=str(asset.extra_fields.get("file:checksum", "")),
     )
 
 

@@ -5,6 +5,7 @@ standard deviation. Codes are decoded and reduced in one task, band by band, and
 one fixed order, so that no chunking changes a bit.
 """
 
+import json
 from collections.abc import Sequence
 
 import dask.array as da
@@ -56,6 +57,8 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
         - ``covered``: bool, dims ``(cell_y, cell_x)``; at least half of the output pixel's own
           square is valid. A map covers these and no others.
 
+        ``attrs["absent_features"]``, a JSON list, names those of layers that the city lacks.
+
     Raises
     ------
     ConfigError
@@ -75,6 +78,7 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
     names = _feature_names(layers, stats)
     features, shares = _aggregate_lattice(layers, grid, stats)
     names, features = _with_presence(names, features, cube)
+    absent = _feature_names([x for x in layers if not x.is_present], stats)
     y, x = (grid.output_geobox.coordinates[dim].values for dim in ("y", "x"))
     dims = ("cell_y", "cell_x")
     return xr.Dataset(
@@ -84,7 +88,7 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
             "covered": (dims, shares[..., 1] >= COVERED_SHARE),
         },
         coords={"cell_y": y, "cell_x": x, "feature": names},
-        attrs=identity_attrs(cube),
+        attrs=identity_attrs(cube) | {"absent_features": json.dumps(absent)},
     )
 
 

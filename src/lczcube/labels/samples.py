@@ -4,6 +4,7 @@ A square label (a patch) is one sample, at its own position. A polygon gives one
 pixel whose centre lies in it; all share the polygon's group, which no split cuts.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,22 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
         products=first.attrs["products"],
         synthetic=int(any(part.attrs["synthetic"] for part in parts)),
         unit=units[0],
+        absent_features=json.dumps(sorted({n for part in parts for n in absent_features(part)})),
     )
+
+
+def absent_features(dataset: xr.Dataset) -> list[str]:
+    """Features, of cells or samples, of layers that a city lacks: NaN there."""
+    return list(json.loads(dataset.attrs.get("absent_features", "[]")))
+
+
+def without_absent(dataset: xr.Dataset, others: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Cells or samples with the features that they and all others have, for distances."""
+    absent = {name for part in (dataset, *others) for name in absent_features(part)}
+    if not absent:
+        return dataset
+    kept = [name for name in dataset["feature"].values.tolist() if name not in absent]
+    return dataset.sel(feature=kept)
 
 
 def sample_frame(samples: xr.Dataset) -> pd.DataFrame:
@@ -268,7 +284,8 @@ def _joined(parts: Sequence[Any]) -> Any:
 def _dataset(
     table: pd.DataFrame, features: npt.NDArray[np.float32], cells: xr.Dataset
 ) -> xr.Dataset:
-    usable = table["usable"].to_numpy(bool) & np.isfinite(features).all(axis=1)
+    here = ~np.isin(cells["feature"].values, absent_features(cells))
+    usable = table["usable"].to_numpy(bool) & np.isfinite(features[:, here]).all(axis=1)
     if not usable.any():
         raise LabelError(
             f"none of the {len(table)} labelled samples has valid pixels; do labels and inputs "
@@ -285,6 +302,7 @@ def _dataset(
         coords={"feature": cells["feature"].values.tolist()},
         attrs={
             **{key: cells.attrs[key] for key in (GRID_ATTR, "products", "synthetic")},
+            "absent_features": json.dumps(absent_features(cells)),
             "n_dropped": int((~usable).sum()),
         },
     )
