@@ -319,7 +319,7 @@ def test_the_city_files_that_ship_are_legal() -> None:
 
 
 def test_a_hole_in_a_layer_is_not_for_a_network(tmp_path: Path) -> None:
-    text = CITY.replace("[run]", '[run]\nmissing = "indicator"\nmodels = ["xgb", "unet"]')
+    text = CITY.replace("[run]", '[run]\nmissing = "indicator"')
     said = refusal(tmp_path, text)
     assert 'missing = "indicator"' in said
     assert 'missing = "drop_layer"' in said

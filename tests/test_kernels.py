@@ -6,6 +6,7 @@ Arrays are drawn by seed: a failing example is reproduced from the numbers that 
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def slow_statistic(
 def slow_statistics(
     scene: Scene, stats: Sequence[str] = ALL_STATS
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """All statistics by their definitions, and the magnitude of the values of each."""
+    """All statistics by their definitions, and the largest value behind each; 1 for shares."""
     values = scene.decoded()
     shape = (len(scene.rows), len(stats), len(scene.codes))
     expected, magnitude = np.full(shape, np.nan), np.zeros(shape)
@@ -171,6 +172,7 @@ def slow_statistics(
                 slow_statistic(stat, of_window[0][b], of_window[1][b], of_window[2])
                 for stat in stats
             ]
+    magnitude[:, [stat.startswith("f") for stat in stats]] = 1
     rows = (shape[0], shape[1] * shape[2])
     return expected.reshape(rows), magnitude.reshape(rows)
 
@@ -574,6 +576,14 @@ def test_arrays_that_do_not_fit_the_codes_are_refused() -> None:
 def test_numba_is_imported_only_to_reduce() -> None:
     program = "import sys, lczcube.kernels; assert not {'numba', 'xarray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
+
+
+def test_threads_that_reduce_side_by_side_give_the_same_bits() -> None:
+    scene = plain_scene("uint32")
+    expected = scene.reduce()
+    with ThreadPoolExecutor(4) as pool:
+        for reduced in pool.map(lambda _: scene.reduce(), range(40)):
+            assert_same_bits(reduced, expected)
 
 
 def test_functions_compile_where_no_cache_can_be_written() -> None:

@@ -244,7 +244,7 @@ def test_strips_are_kept_only_where_windows_need_them(tmp_path: Path) -> None:
     cube = cube_of({"a": (tiles, [], scene, linear(2, 0))}, grid_at(0, 0, 15, 15))
     graph = dict(aggregate(cube)["features"].data.dask)
     jobs = [task[-1] for key, task in sorted(graph.items(), key=str) if len(key) == 3]
-    assert [job.strips for job in jobs] == [(Rect(0, 27, 60, 30),), (Rect(0, 30, 60, 33),)]
+    assert [job.strips for job in jobs] == [(Rect(0, 28, 60, 30),), (Rect(0, 30, 60, 32),)]
 
 
 def test_the_graph_of_a_city_is_a_task_a_read_and_a_chunk(tmp_path: Path) -> None:

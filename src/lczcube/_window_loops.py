@@ -37,8 +37,9 @@ SQUARED_UNIT = 1 / 127.5**2
 MEAN, STD, MAX, MIN = range(4)
 """Places in ``moments``, which is ``(window, moment, band)``."""
 
-TOP, LEFT, HEIGHT, WIDTH, POSITION, N_VALID, FIRST_Y, FIRST_X = range(8)
-"""What :func:`survey` writes of a window: the part of it that lies in the array, the row-major
+N_FACTS = 8
+TOP, LEFT, HEIGHT, WIDTH, POSITION, N_VALID, FIRST_Y, FIRST_X = range(N_FACTS)
+"""Columns of ``windows``. What :func:`survey` writes of a window: the part of it that lies in the array, the row-major
 position in the window where that begins, the number of valid pixels and the first of them."""
 
 at = np.uint64

@@ -11,9 +11,9 @@ the same bits in any rectangle and chunk.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -51,11 +51,11 @@ SECTION_PX = 512
 LARGEST_SECTION_PX = 2048
 """Columns above which a block is cut: strips of canopy height v1 are 65,536 pixels wide."""
 
-MAX_WEIGHTS = 1 << 21
-"""Weights of slanting pixels that are held at once."""
-
 MAX_CODES = 256
 """Most classes of a layer that ``mode`` counts: each takes an array of its own."""
+
+MAX_TERMS = 8
+"""Arrays of a section that are worked on at once."""
 
 MIN_SHARE = 1e-8
 """Share of a pixel below which an area is rounding and not data. One stored pixel of 0.5 m in a
@@ -269,8 +269,10 @@ def read_averaged(
                 continue
             terms = _terms(quantities, piece.codes, counted)
             _require_few_codes({*totals, *terms})
-            numbers = {term: term.of(piece.codes, counted) for term in terms}
-            _add(totals, outlines.integrals(numbers, piece), source.n_px_merged)
+            for start in range(0, len(terms), MAX_TERMS):
+                some = terms[start : start + MAX_TERMS]
+                integrals = outlines.integrals(_numbers(some, piece.codes, counted), piece)
+                _add(totals, some, integrals, source.n_px_merged)
     return np.stack([_value(quantity, totals, frame, storage) for quantity in quantities])
 
 
@@ -302,20 +304,21 @@ class Term(NamedTuple):
     band: int = 0
     other: float = 0
 
-    def of(self, codes: Codes, counted: Mask) -> Codes:
-        """Its numbers."""
+    def write(self, codes: Codes, counted: Mask, numbers: Float64) -> None:
+        """Write its numbers over others."""
         band, zero = codes[self.band], codes.dtype.type(0)
+        # Numbers of the stored kind: NumPy would compare whole numbers with others as float64.
+        other = self.other if codes.dtype.kind == "f" else math.ceil(self.other)
         if self.kind in ("at_least", "value_at_least"):
-            counted = np.logical_and(counted, band >= self.other)
+            counted = np.logical_and(counted, band >= other)
         if self.kind == "code":
-            counted = np.logical_and(counted, band == self.other)
+            counted = np.logical_and(counted, band == other)
         if self.kind in ("valid", "at_least", "code"):
-            return counted
+            numbers[...] = counted
+        else:
+            numbers[...] = np.where(counted, band, zero)
         if self.kind == "product":
-            values, weights = (np.where(counted, b, 0.0) for b in (band, codes[int(self.other)]))
-            product: Codes = values * weights
-            return product
-        return np.where(counted, band, zero)
+            numbers *= np.where(counted, codes[int(self.other)], zero)
 
 
 VALID = Term("valid")
@@ -349,12 +352,22 @@ def _terms(quantities: Sequence[Quantity], codes: Codes, counted: Mask) -> list[
     return list(dict.fromkeys(terms))
 
 
-def _add(totals: dict[Term, Float64], integrals: "Integrals", n_px_merged: int) -> None:
+def _numbers(terms: Sequence[Term], codes: Codes, counted: Mask) -> Float64:
+    numbers = np.empty((len(terms), *counted.shape))
+    for term, of_term in zip(terms, numbers, strict=True):
+        term.write(codes, counted, of_term)
+    return numbers
+
+
+def _add(
+    totals: dict[Term, Float64], terms: Sequence[Term], integrals: "Integrals", n_px_merged: int
+) -> None:
     at = integrals.part.within(integrals.whole)
-    for term, integral in integrals.per_term.items():
-        total = totals.setdefault(term, np.zeros(integrals.whole.shape))
+    for term, integral in zip(terms, integrals.per_term, strict=True):
+        if term not in totals:
+            totals[term] = np.zeros(integrals.whole.shape)
         # Counts are per stored pixel, of which an overview has merged some; all else is by area.
-        total[at] += integral * (n_px_merged if term.kind == "count" else integrals.px_area)
+        totals[term][at] += integral * (n_px_merged if term.kind == "count" else integrals.px_area)
 
 
 def _require_few_codes(terms: Collection[Term]) -> None:
@@ -519,15 +532,15 @@ class Integrals(NamedTuple):
     ----------
     whole, part : Rect
         The rectangle that is wanted, and the pixels of it that have integrals.
-    per_term : dict
-        float64 ``(y, x)``; the area of a stored pixel is 1.
+    per_term : numpy.ndarray
+        float64 ``(term, y, x)``; the area of a stored pixel is 1.
     px_area : float or numpy.ndarray
         Area of a stored pixel in units of the frame's CRS; ``(y, x)`` where it varies.
     """
 
     whole: Rect
     part: Rect
-    per_term: dict[Term, Float64]
+    per_term: Float64
     px_area: float | Float64
 
 
@@ -774,49 +787,14 @@ class _Aligned:
         right = np.searchsorted(self.u[:-1], section.right, side="left")
         return _shifted(Rect(int(top), int(left), int(bottom), int(right)), self.rect)
 
-    def integrals(self, numbers: Mapping[Term, Codes], piece: Piece) -> Integrals:
+    def integrals(self, numbers: Float64, piece: Piece) -> Integrals:
         """Integrals of the numbers of terms on a section, over the part that it reaches into."""
         rows, columns = piece.part.within(self.rect)
-        top, left, bottom, right = piece.section
-        down = _overlaps(self.v[_and_end(rows)], top, bottom)
-        along = _overlaps(self.u[_and_end(columns)], left, right)
-        per_term = {
-            term: _along_rows(_along_columns(stored, down), along)
-            for term, stored in numbers.items()
-        }
-        return Integrals(self.rect, piece.part, per_term, self.tile_px_area)
-
-
-class _Overlaps(NamedTuple):
-    """Positions of the first, second … stored pixel in each pixel, and the length of each in it."""
-
-    positions: Indices
-    lengths: Float64
-
-
-def _overlaps(edges: Float64, start: int, stop: int) -> _Overlaps:
-    low, high = edges[:-1], edges[1:]
-    first = np.clip(np.floor(low), start, stop - 1).astype(np.int64)
-    last = np.clip(np.ceil(high), start + 1, stop).astype(np.int64)
-    positions = first + np.arange(max(1, (last - first).max()))[:, None]
-    lengths = np.minimum(high, positions + 1) - np.maximum(low, positions)
-    lengths = np.where(positions < stop, np.clip(lengths, 0, None), 0.0)
-    return _Overlaps(np.minimum(positions, stop - 1) - start, lengths)
-
-
-def _along_columns(stored: Codes, down: _Overlaps) -> Float64:
-    """Sums down the columns, pixel by pixel and in order, so that no bit depends on the rest."""
-    total = np.zeros((down.positions.shape[1], stored.shape[1]))
-    for rows, lengths in zip(*down, strict=True):
-        total += stored[rows] * lengths[:, None]
-    return total
-
-
-def _along_rows(sums: Float64, right: _Overlaps) -> Float64:
-    total = np.zeros((sums.shape[0], right.positions.shape[1]))
-    for columns, lengths in zip(*right, strict=True):
-        total += sums[:, columns] * lengths
-    return total
+        v = self.v[_and_end(rows)] - piece.section.top
+        u = self.u[_and_end(columns)] - piece.section.left
+        sums = np.zeros((len(numbers), *piece.part.shape))
+        _loops().aligned(numbers, v, u, sums)
+        return Integrals(self.rect, piece.part, sums, self.tile_px_area)
 
 
 BLOCK_PX = 16
@@ -870,19 +848,14 @@ class _Slanted:
         exact = _reached(_bounds(self.corners[:, rows, columns]), section)
         return _shifted(_shifted(exact, near), self.rect)
 
-    def integrals(self, numbers: Mapping[Term, Codes], piece: Piece) -> Integrals:
+    def integrals(self, numbers: Float64, piece: Piece) -> Integrals:
         """Integrals of the numbers of terms on a section, over the part that it reaches into."""
-        inner = piece.part.within(self.rect)
-        corners = self.corners[:, _and_end(inner[0]), _and_end(inner[1])]
-        areas = np.abs(_areas(corners))
-        origin = np.array([piece.section.left, piece.section.top], dtype=np.float64)
-        seen_from = corners - origin[:, None, None]
-        per_term = {term: np.empty(piece.part.shape) for term in numbers}
-        for rows in _bands(piece.part.shape, float(areas.max())):
-            cover = _cover(seen_from[:, _and_end(rows)], piece.section.shape)
-            for term, stored in numbers.items():
-                per_term[term][rows] = cover.integral(stored)
-        return Integrals(self.rect, piece.part, per_term, self.frame_px_area / areas)
+        rows, columns = piece.part.within(self.rect)
+        corners = self.corners[:, _and_end(rows), _and_end(columns)]
+        origin = np.array([piece.section.left, piece.section.top])
+        sums = np.zeros((len(numbers), *piece.part.shape))
+        _loops().slanted(numbers, corners - origin[:, None, None], sums)
+        return Integrals(self.rect, piece.part, sums, self.frame_px_area / _areas(corners))
 
 
 def _shifted(rect: Rect, origin: Rect) -> Rect:
@@ -921,122 +894,133 @@ def _reached(bounds: tuple[Float64, Float64], section: Rect) -> Rect:
 
 
 def _areas(corners: Float64) -> Float64:
-    """Areas of quadrilaterals, from their diagonals; negative where the tile is mirrored."""
-    a, b, c, d = _quads(corners)
-    (p, q), (r, s) = c - a, d - b
-    areas: Float64 = (p * s - q * r) / 2
+    """Areas of quadrilaterals, from their diagonals."""
+    upper_left, upper_right, lower_right, lower_left = _quads(corners)
+    (p, q), (r, s) = lower_right - upper_left, lower_left - upper_right
+    areas: Float64 = np.abs(p * s - q * r) / 2
     return areas
 
 
-def _bands(shape: tuple[int, int], largest_area: float) -> Iterator[slice]:
-    n_weights = shape[1] * (math.sqrt(largest_area) + 3) ** 2
-    step = max(1, int(MAX_WEIGHTS / n_weights))
-    return (slice(row, min(row + step, shape[0])) for row in range(0, shape[0], step))
+class _Loops(NamedTuple):
+    """Compiled :func:`_sum_aligned` and :func:`_sum_slanted`."""
+
+    aligned: Callable[[Float64, Float64, Float64, Float64], None]
+    slanted: Callable[[Float64, Float64, Float64], None]
 
 
-class _Cover(NamedTuple):
-    """Stored pixels below each quadrilateral, and the area of each in it.
+@cache
+def _loops() -> _Loops:
+    """Compiled where pixels are averaged, for numba is slow to import; kept on disk."""
+    from numba.extending import register_jitable
 
-    ``rows`` and ``columns``: int64 ``(n, y, x)``. ``areas``: float64
-    ``(rows, columns, y, x)``.
-    """
+    from lczcube._window_loops import _compiled
 
-    rows: Indices
-    columns: Indices
-    areas: Float64
-
-    def integral(self, stored: Codes) -> Float64:
-        """Sum of value times area, stored pixel by stored pixel and in order."""
-        total = np.zeros(self.areas.shape[2:])
-        for rows, areas_in_row in zip(self.rows, self.areas, strict=True):
-            for columns, areas in zip(self.columns, areas_in_row, strict=True):
-                total += stored[rows, columns] * areas
-        return total
+    for called in (_quad, _add_side, _settle_areas):
+        register_jitable(called)
+    return _Loops(_compiled(_sum_aligned), _compiled(_sum_slanted))
 
 
-def _cover(corners: Float64, shape: tuple[int, int]) -> _Cover:
-    """Areas of stored pixels in quadrilaterals, exactly, for a section of ``shape``.
+def _sum_aligned(numbers: Float64, v: Float64, u: Float64, sums: Float64) -> None:
+    """Integrals over pixels between the rows ``v`` and the columns ``u`` of a section."""
+    n_terms, n_rows, n_columns = numbers.shape
+    below = np.empty(n_columns)
+    for i in range(v.size - 1):
+        for term in range(n_terms):
+            below[:] = 0
+            for row in range(max(math.floor(v[i]), 0), min(math.ceil(v[i + 1]), n_rows)):
+                below += numbers[term, row] * (min(v[i + 1], row + 1) - max(v[i], row))
+            for j in range(u.size - 1):
+                total = 0.0
+                for column in range(max(math.floor(u[j]), 0), min(math.ceil(u[j + 1]), n_columns)):
+                    total += below[column] * (min(u[j + 1], column + 1) - max(u[j], column))
+                sums[term, i, j] = total
+
+
+def _sum_slanted(numbers: Float64, corners: Float64, sums: Float64) -> None:
+    """Integrals over the quadrilaterals between corners ``(u, v)`` in a section, exactly.
 
     By Green's theorem the area of a quadrilateral in a row of stored pixels is the integral, along
-    its sides, of how far right the side lies. A piece of a side in one stored pixel adds the area
-    to its left in that pixel, and its height to every pixel further left.
+    its sides, of how far right the side lies. A piece of a side in one stored pixel adds to that
+    pixel the area to its left, and its height to every pixel further left.
     """
-    rows, columns = (
-        _below(corners[axis], length) for axis, length in ((1, shape[0]), (0, shape[1]))
-    )
-    layout = (*rows.shape[1:], len(rows), len(columns) + 1)
-    partly, wholly = np.zeros(layout), np.zeros(layout)
-    upper_left, upper_right, lower_right, lower_left = _quads(corners)
-    for start, end, sign in (
-        (upper_left, upper_right, 1),
-        (upper_right, lower_right, 1),
-        (lower_left, lower_right, -1),
-        (upper_left, lower_left, -1),
-    ):
-        u, v, height = _split(start.reshape(2, -1), end.reshape(2, -1), shape)
-        row = np.floor(v).astype(np.int64) - rows[0].ravel()
-        column = np.minimum(np.floor(u).astype(np.int64) - columns[0].ravel(), len(columns))
-        inside = (row >= 0) & (row < len(rows)) & (column >= 0) & (height != 0)
-        quad = np.broadcast_to(np.arange(rows[0].size), row.shape)[inside]
-        at = (quad * len(rows) + row[inside]) * (len(columns) + 1) + column[inside]
-        signed = sign * height[inside]
-        partly += np.bincount(at, signed * (u[inside] % 1), partly.size).reshape(layout)
-        wholly += np.bincount(at, signed, wholly.size).reshape(layout)
-    to_the_right = np.cumsum(wholly[..., :0:-1], axis=-1)[..., ::-1]
-    areas = np.abs(partly[..., :-1] + to_the_right).transpose(2, 3, 0, 1)
-    is_real = (rows < shape[0])[:, None] & (columns < shape[1]) & (areas > MIN_AREA)
-    return _Cover(
-        np.minimum(rows, shape[0] - 1),
-        np.minimum(columns, shape[1] - 1),
-        np.where(is_real, areas, 0.0),
-    )
+    n_terms, n_rows, n_columns = numbers.shape
+    memory = np.empty(n_rows * (n_columns + 1))
+    for i in range(corners.shape[1] - 1):
+        for j in range(corners.shape[2] - 1):
+            u0, u1, u2, u3 = _quad(corners[0], i, j)
+            v0, v1, v2, v3 = _quad(corners[1], i, j)
+            left = max(math.floor(min(u0, u1, u2, u3)), 0)
+            width = min(math.ceil(max(u0, u1, u2, u3)), n_columns) - left
+            top = max(math.floor(min(v0, v1, v2, v3)), 0)
+            height = min(math.ceil(max(v0, v1, v2, v3)), n_rows) - top
+            if width <= 0 or height <= 0:
+                continue
+            areas = memory[: height * (width + 1)].reshape((height, width + 1))
+            areas[:] = 0
+            # A side that two pixels share is followed in the same direction for both.
+            _add_side(u0, v0, u1, v1, 1.0, top, left, areas)
+            _add_side(u1, v1, u2, v2, 1.0, top, left, areas)
+            _add_side(u3, v3, u2, v2, -1.0, top, left, areas)
+            _add_side(u0, v0, u3, v3, -1.0, top, left, areas)
+            _settle_areas(areas)
+            for term in range(n_terms):
+                total = 0.0
+                for row in range(height):
+                    stored = numbers[term, top + row, left : left + width]
+                    for column in range(width):
+                        total += areas[row, column + 1] * stored[column]
+                sums[term, i, j] = total
 
 
-def _below(corners: Float64, length: int) -> Indices:
-    """Rows (or columns) of a section below each quadrilateral, as many for all: ``(n, y, x)``."""
-    low, high = _bounds(corners[None])
-    first = np.clip(np.floor(low[0]), 0, length - 1).astype(np.int64)
-    last = np.clip(np.ceil(high[0]), 1, length).astype(np.int64)
-    positions: Indices = first + np.arange(max(1, (last - first).max()))[:, None, None]
-    return positions
+def _quad(corners: Float64, i: int, j: int) -> tuple[float, float, float, float]:
+    return corners[i, j], corners[i, j + 1], corners[i + 1, j + 1], corners[i + 1, j]
 
 
-def _split(
-    start: Float64, end: Float64, shape: tuple[int, int]
-) -> tuple[Float64, Float64, Float64]:
-    """Sides ``(2, n)`` cut at the edges of the stored pixels of a section.
+def _add_side(
+    u0: float, v0: float, u1: float, v1: float, sign: float, top: int, left: int, areas: Float64
+) -> None:
+    """Add a side to a window of stored pixels: what :func:`_settle_areas` sums from the right.
 
-    Returns ``u`` and ``v`` in the middle of each piece, and how far the piece goes down, all
-    ``(piece, n)``. What lies past the section is not cut further.
+    Column 0 of ``areas`` takes what falls to the left of the window.
     """
-    rows, columns = shape
-    is_steep = np.abs(end[1] - start[1]) >= np.abs(end[0] - start[0])
-    # Cut along the longer of its two extents: edges there are whole numbers, without rounding.
-    along, across = np.where(is_steep, start[::-1], start)
-    along_end, across_end = np.where(is_steep, end[::-1], end)
-    along_limit, across_limit = np.where(is_steep, [[rows], [columns]], [[columns], [rows]])
-    length = along_end - along
-    slope = np.divide(across_end - across, length, out=np.zeros_like(length), where=length != 0)
-    crossed = _edges_between(across, across_end, across_limit)
-    where_crossed = np.divide(crossed - across, slope, out=np.zeros_like(crossed), where=slope != 0)
-    cuts = [
-        along[None],
-        _edges_between(along, along_end, along_limit),
-        np.clip(along + where_crossed, np.minimum(along, along_end), np.maximum(along, along_end)),
-        along_end[None],
-    ]
-    cut = np.sort(np.concatenate(cuts), axis=0)
-    middle = (cut[:-1] + cut[1:]) / 2
-    beside = across + (middle - along) * slope
-    height = np.diff(cut, axis=0) * np.sign(length) * np.where(is_steep, 1, slope)
-    return np.where(is_steep, beside, middle), np.where(is_steep, middle, beside), height
+    if v0 == v1:
+        return
+    if v0 > v1:
+        u0, v0, u1, v1, sign = u1, v1, u0, v0, -sign
+    n_rows, n_columns = areas.shape
+    right = left + n_columns - 1
+    slope = (u1 - u0) / (v1 - v0)
+    leftmost, rightmost = min(u0, u1), max(u0, u1)
+    for row in range(max(math.floor(v0) - top, 0), min(math.ceil(v1) - top, n_rows)):
+        upper, lower = max(v0, top + row), min(v1, top + row + 1)
+        height = sign * (lower - upper)
+        at = min(max(u0 + (upper - v0) * slope, leftmost), rightmost)
+        to = min(max(u0 + (lower - v0) * slope, leftmost), rightmost)
+        at, to = min(at, to), max(at, to)
+        per_column = height / (to - at) if to > at else 0.0
+        if at >= right:
+            areas[row, n_columns - 1] += height
+        elif to > right:
+            areas[row, n_columns - 1] += per_column * (to - right)
+        elif at == to and at >= left:
+            column = math.floor(at)
+            areas[row, column - left + 1] += height * (at - column)
+            areas[row, column - left] += height * (column + 1 - at)
+        at, to = max(at, left), min(to, right)
+        while at < to:
+            column = math.floor(at)
+            stop = min(to, column + 1)
+            piece, middle = per_column * (stop - at), (at + stop) / 2 - column
+            areas[row, column - left + 1] += piece * middle
+            areas[row, column - left] += piece * (1 - middle)
+            at = stop
 
 
-def _edges_between(start: Float64, end: Float64, limit: Indices) -> Float64:
-    """Whole numbers from 0 to a limit between two others, ``(edge, n)``; the ends fill up."""
-    low, high = np.minimum(start, end), np.maximum(start, end)
-    first = np.maximum(np.floor(low) + 1, 0)
-    n_edges = np.minimum(np.ceil(high) - 1, limit) - first + 1
-    edges = first + np.arange(int(n_edges.max(initial=0)))[:, None]
-    between: Float64 = np.clip(edges, low, high)
-    return between
+def _settle_areas(areas: Float64) -> None:
+    """Sum what sides have added from the right, and leave out what is only rounding."""
+    n_rows, n_columns = areas.shape
+    for row in range(n_rows):
+        area = 0.0
+        for column in range(n_columns - 1, 0, -1):
+            area += areas[row, column]
+            areas[row, column] = abs(area) if abs(area) > MIN_AREA else 0.0

@@ -92,8 +92,8 @@ def plan(run: Run) -> str:
         cells = aggregate(cube, stats=run.table.stats)
         n_tasks = len(dask.array.asarray(cells["features"].data).__dask_graph__())
         lines.append(
-            f"  aggregate: {n_tasks} tasks, {format_bytes(cells['features'].nbytes)} of features to "
-            f"write, projected peak {format_bytes(require_cube_fits(run, cube))} per worker"
+            f"  aggregate: {n_tasks} tasks, {format_bytes(cells['features'].nbytes)} of features "
+            f"to write, projected peak {format_bytes(require_cube_fits(run, cube))} per worker"
         )
     return "\n".join(lines)
 
@@ -113,7 +113,8 @@ def _layer_plan(cube: xr.Dataset, name: str) -> list[str]:
     decoded = format_bytes(sum(p.decoded_bytes for p in plans))
     return [
         f"{name}: {sum(p.n_tiles for p in plans)} items, {sum(p.n_reads for p in plans)} reads, "
-        f"{fetched} to fetch, {decoded} decoded, {layer.attrs['covered_share']:.1%} of pixels covered"
+        f"{fetched} to fetch, {decoded} decoded, "
+        f"{layer.attrs['covered_share']:.1%} of the pixels covered"
     ]
 
 

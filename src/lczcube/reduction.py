@@ -241,13 +241,19 @@ class _Strip:
 class _Reduced:
     """A piece after its task: finished windows, and what the others need of it.
 
-    ``valid``: bool, the pixels of the piece that are valid and its own.
+    ``valid_bits``: the pixels of the piece that are valid and its own, eight to a byte, as many
+    pieces wait for their neighbours at a time.
     """
 
     ids: Positions
     columns: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
+    valid_bits: npt.NDArray[np.uint8]
     strips: tuple[_Strip, ...]
+
+    def valid(self, shape: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """The valid pixels, as an array of the piece's shape."""
+        bits = np.unpackbits(self.valid_bits, count=shape[0] * shape[1])
+        return bits.reshape(shape).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -360,14 +366,12 @@ def _piece_task(layer: LayerPieces, number: int, job: _PieceJob, mosaic_key: str
 
 def _strips(rect: Rect, rects: Sequence[Rect], shared: Windows) -> tuple[Rect, ...]:
     """The parts of a piece that windows shared with other pieces need: at most four."""
-    reach = shared.size_px - 1
-    wide = Rect(rect.top - reach, rect.left - reach, rect.bottom + reach, rect.right + reach)
-    others = [r for r in rects if r is not rect and not r.meet(wide).is_empty]
-    inner = rect
-    for other in sorted(others, key=lambda r: (-_area(r.meet(wide)), r)):
-        far = Rect(other.top - reach, other.left - reach, other.bottom + reach, other.right + reach)
-        if not inner.meet(far).is_empty:
-            inner = max(_without(inner, far), key=_area)
+    met = shared.take(np.flatnonzero(shared.touch(rect)))
+    if not len(met):
+        return ()
+    inner = _past_the_edges(rect, met)
+    if met.touch(inner).any():
+        inner = _away_from_others(rect, rects, met.size_px - 1)
     if inner.is_empty:
         return (rect,)
     around = (
@@ -376,7 +380,33 @@ def _strips(rect: Rect, rects: Sequence[Rect], shared: Windows) -> tuple[Rect, .
         Rect(inner.top, rect.left, inner.bottom, inner.left),
         Rect(inner.top, inner.right, inner.bottom, rect.right),
     )
-    return tuple(s for s in around if not s.is_empty and shared.touch(s).any())
+    return tuple(strip for strip in around if not strip.is_empty and met.touch(strip).any())
+
+
+def _past_the_edges(rect: Rect, windows: Windows) -> Rect:
+    """What windows across the edges of a piece leave of it: where pieces only touch, the rest."""
+    bottoms, rights = windows.rows + windows.size_px, windows.columns + windows.size_px
+    return Rect(
+        int(bottoms[windows.rows < rect.top].max(initial=rect.top)),
+        int(rights[windows.columns < rect.left].max(initial=rect.left)),
+        int(windows.rows[bottoms > rect.bottom].min(initial=rect.bottom)),
+        int(windows.columns[rights > rect.right].min(initial=rect.right)),
+    )
+
+
+def _away_from_others(rect: Rect, rects: Sequence[Rect], reach_px: int) -> Rect:
+    """A part of a piece that no window reaches which touches another piece, as large as may be."""
+    inner = rect
+    near = [_grown(other, reach_px) for other in rects if other is not rect]
+    near = [other for other in near if not other.meet(rect).is_empty]
+    for other in sorted(near, key=lambda r: (-_area(r.meet(rect)), r)):
+        if not inner.meet(other).is_empty:
+            inner = max(_without(inner, other), key=_area)
+    return inner
+
+
+def _grown(rect: Rect, by_px: int) -> Rect:
+    return Rect(rect.top - by_px, rect.left - by_px, rect.bottom + by_px, rect.right + by_px)
 
 
 def _without(rect: Rect, other: Rect) -> tuple[Rect, ...]:
@@ -440,7 +470,7 @@ def _reduce(pixels: Pixels, job: _PieceJob) -> _Reduced:
         band_last=band_last,
     )
     strips = tuple(_strip(pixels, job.rect, rect) for rect in job.strips)
-    return _Reduced(job.ids, columns, valid, strips)
+    return _Reduced(job.ids, columns, np.packbits(valid), strips)
 
 
 def _as_it_lies(codes: Codes) -> tuple[Codes, bool]:
@@ -505,7 +535,7 @@ def _assembled_valid(
     valid = np.zeros(bounds.shape, dtype=bool)
     for rect, piece in zip(layer.rects, pieces, strict=True):
         part = rect.meet(bounds)
-        valid[part.within(bounds)] |= piece.valid[part.within(rect)]
+        valid[part.within(bounds)] |= piece.valid(rect.shape)[part.within(rect)]
     return valid
 
 
@@ -543,12 +573,13 @@ def _assembled_codes(
     codes = np.empty((layer.n_bands, *bounds.shape), dtype=layer.dtype)
     scales = None
     for rect, piece in zip(layer.rects, pieces, strict=True):
+        valid = piece.valid(rect.shape)
         for strip in piece.strips:
             part = strip.rect.meet(bounds)
             if part.is_empty:
                 continue
             at, here = part.within(bounds), part.within(strip.rect)
-            owned = piece.valid[part.within(rect)]
+            owned = valid[part.within(rect)]
             paste(codes[:, *at], strip.codes[:, *here], owned)
             if strip.scales is not None:
                 if scales is None:

@@ -79,9 +79,10 @@ class UnetParameters:
 
     Notes
     -----
-    Labels are few polygons, and a network that sees their surroundings learns the places by heart:
-    in Hong Kong, over polygons it has not seen, overall accuracy is 0.43 without noise and
-    dropout, and 0.63 with them.
+    Labels are few polygons, and a network that sees their surroundings learns the places by heart.
+    Noise and dropout are against that. In Hong Kong, over polygons it has not seen, overall
+    accuracy is 0.51 without them and 0.55 with them, macro F1 0.33 and 0.26: means of three seeds,
+    which differ by as much.
     """
 
     epochs: int = 20
