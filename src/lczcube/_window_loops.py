@@ -39,8 +39,8 @@ MEAN, STD, MAX, MIN = range(4)
 
 N_FACTS = 8
 TOP, LEFT, HEIGHT, WIDTH, POSITION, N_VALID, FIRST_Y, FIRST_X = range(N_FACTS)
-"""Columns of ``windows``. What :func:`survey` writes of a window: the part of it that lies in the array, the row-major
-position in the window where that begins, the number of valid pixels and the first of them."""
+"""Columns of ``windows``, written by :func:`survey`: the part of a window that lies in the array,
+the row-major position in the window where it begins, how many pixels are valid and the first."""
 
 at = np.uint64
 """An index. Unsigned, for numba then leaves out its test for negative ones: 12 times as fast."""

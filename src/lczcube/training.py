@@ -36,7 +36,7 @@ from lczcube.models.tabular import TabularModel
 from lczcube.runtime import Progress
 
 UNET_SEEDS = 1
-"""Seeds that the U-Net is cross-validated with: at 10 m pixels a fit costs many times the others."""
+"""Seeds that the U-Net is cross-validated with: at 10 m a fit costs many times the others."""
 
 
 class OpenCube(Protocol):
