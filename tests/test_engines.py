@@ -149,6 +149,21 @@ def test_engines_agree_on_tiles_that_overlap(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ["odc", "stackstac"])
+def test_a_cube_is_the_same_by_any_engine(tmp_path: Path, engine: Any) -> None:
+    pytest.importorskip("stackstac")
+    codes, nodata, keys = scene_codes("classes")
+    write_tiles(tmp_path, codes, nodata, south_up=[True] * 4)
+    catalog = catalog_of(tmp_path, raster_input("a", "tile*.tif", **keys))
+    native, other = (
+        open_cube(catalog, small_grid(), inputs=["a"], halo_px=3, engine=name).compute()
+        for name in ("native", engine)
+    )
+    assert other["a"].attrs.pop("engine") == engine
+    del native["a"].attrs["engine"]
+    xr.testing.assert_identical(other, native)
+
+
+@pytest.mark.parametrize("engine", ["odc", "stackstac"])
 def test_the_first_tile_wins_and_the_next_fills_its_holes(tmp_path: Path, engine: str) -> None:
     first = np.full((1, 256, 160), 3, np.uint8)
     first[:, 100:140, 80:120] = 0

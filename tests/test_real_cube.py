@@ -12,8 +12,9 @@ import xarray as xr
 from pyproj import Transformer
 
 from lczcube.catalog import Catalog
-from lczcube.cube import decode, layer_geobox, open_cube
+from lczcube.cube import decode, open_cube
 from lczcube.grid import Grid
+from lczcube.layers import layer_geobox
 from lczcube.vectors import burn_polygons
 from lczcube.windows import aggregate
 from tests.scenes import catalog_of, raster_input

@@ -12,12 +12,13 @@ import xarray as xr
 
 from lczcube.catalog import Catalog, open_catalog
 from lczcube.config import CityFile, RunTable, read_config
-from lczcube.cube import layer_geobox, open_cube, shared_inputs
+from lczcube.cube import open_cube, shared_inputs
 from lczcube.cubestore import is_stored, open_stored_cube, stored_halo_px
 from lczcube.errors import CatalogError, ConfigError, StoreError
 from lczcube.grid import Grid
 from lczcube.labels import read_labels
 from lczcube.labels.samples import read_samples
+from lczcube.layers import layer_geobox
 from lczcube.products import open_features
 from lczcube.runtime import Progress
 from lczcube.sources.files import expand_hrefs, is_remote

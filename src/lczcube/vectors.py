@@ -10,9 +10,10 @@ import xarray as xr
 from affine import Affine
 from odc.geo.xr import xr_coords
 
-from lczcube.cube import GRID_ATTR, HALO_ATTR, chunks_of
+from lczcube.cube import GRID_ATTR, HALO_ATTR
 from lczcube.errors import GridMismatchError
 from lczcube.grid import Grid
+from lczcube.layers import chunks_of
 from lczcube.tiles import N_SEGMENTS, Rect
 
 

@@ -1,0 +1,334 @@
+"""Layers: what a catalog holds of one input, opened on the pixels and dates that are wanted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any, Literal, NoReturn
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import pystac
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+
+from lczcube.catalog import Catalog, Layer
+from lczcube.decoders import Coding
+from lczcube.engines import LOADERS
+from lczcube.errors import CatalogError
+from lczcube.grid import BBox, Grid, bbox_of, project_bbox
+from lczcube.mosaic import Mosaic, mosaic_array, require_covered
+from lczcube.reader import Storage
+from lczcube.tiles import place_tiles, tile_of
+
+ASSET = "data"
+SCALES = "scales"
+
+Engine = Literal["native", "odc", "stackstac"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Pixels and dates that a cube is opened on.
+
+    Attributes
+    ----------
+    grid : Grid
+        Its pixels,
+    halo : int
+        and so many past it on each side.
+    when : str or None
+        Dates, as in pystac-client; None for all.
+    """
+
+    grid: Grid
+    halo: int
+    when: str | None
+
+    @property
+    def frame(self) -> GeoBox:
+        """The pixels."""
+        return self.grid.read_geobox(self.halo)
+
+    @property
+    def bbox(self) -> BBox:
+        """Their bbox, EPSG:4326."""
+        return project_bbox(bbox_of(self.frame), self.grid.crs, "EPSG:4326")
+
+    @property
+    def chunks(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Rows and columns of their chunks."""
+        return chunks_of(self.grid, self.halo)
+
+
+def find_items(
+    catalog: Catalog, wanted: Wanted, name: str, nearest: int | None
+) -> list[pystac.Item]:
+    """Items of an input on the wanted pixels and dates; else, if asked for, of the nearest year."""
+    when = None if catalog.layer(name).static else wanted.when
+    items = catalog.items(name, bbox=wanted.bbox, datetime=when)
+    if items or nearest is None:
+        return items
+    everything = catalog.items(name, bbox=wanted.bbox)
+    if not everything:
+        return []
+    years = sorted({_year(item) for item in everything}, key=lambda y: (abs(y - nearest), y))
+    return [item for item in everything if _year(item) == years[0]]
+
+
+def open_layer(
+    layer: Layer, items: Sequence[pystac.Item], wanted: Wanted, engine: Engine
+) -> xr.Dataset:
+    """A layer as variables on the wanted pixels: its codes and, where they want them, scales; lazy.
+
+    Raises
+    ------
+    CatalogError
+        If the items disagree on bands, the rule of resampling would average codes, or whole numbers
+        without a nodata code do not cover the pixels.
+    """
+    name = layer.name
+    bands = _common_bands(items, name)
+    _require_resampling(layer, str(bands[0]["data_type"]))
+    by_date = _by_date(items, layer)
+    mosaics = [_mosaic(layer, part, bands, wanted) for part in by_date.values()]
+    variables = {name: _variable(mosaics, layer)}
+    if engine != "native":
+        codes = LOADERS[engine](
+            list(by_date.values()), mosaics[0].storage, _names(bands), wanted.frame, wanted.chunks
+        )
+        variables[name].data = codes.data.reshape(variables[name].shape)
+    variables[name].attrs["engine"] = engine
+    if mosaics[0].coding.has_scales:
+        scales = [mosaic.of_scales() for mosaic in mosaics]
+        variables[f"{name}_scale"] = _scale_variable(scales, layer)
+    coordinates = _coordinates(
+        wanted, name, bands if f"{name}_band" in variables[name].dims else ()
+    )
+    if "time" in variables[name].dims:
+        coordinates["time"] = _times([date for date in by_date if date is not None])
+        variables[name].attrs |= _year_used(coordinates["time"], wanted)
+    return xr.Dataset(variables, coords=coordinates)
+
+
+def absent_layer(catalog: Catalog, name: str, wanted: Wanted) -> xr.Dataset:
+    """A layer that has no tile here: a variable as it would be, without a valid pixel."""
+    layer, elsewhere = catalog.layer(name), catalog.items(name)
+    if not elsewhere:
+        raise_no_items(catalog, name, wanted)
+    bands = _common_bands(elsewhere, name)
+    values = da.full(
+        (len(bands), *wanted.frame.shape),
+        np.nan,
+        dtype=np.float32,
+        chunks=((len(bands),), *wanted.chunks),
+    )
+    coding = Coding("linear", "nodata", None, (1.0,) * len(bands), (0.0,) * len(bands))
+    attrs = coding.to_attrs() | _layer_attrs(layer)
+    coordinates = _coordinates(wanted, name, bands)
+    return xr.Dataset({name: ((f"{name}_band", "y", "x"), values, attrs)}, coords=coordinates)
+
+
+def raise_no_items(catalog: Catalog, name: str, wanted: Wanted) -> NoReturn:
+    """Raise a CatalogError that names the layer, the place, the date, and the dates there are."""
+    dates = sorted({_date(item) for item in catalog.items(name)})
+    grid = wanted.grid
+    raise CatalogError(
+        f"layer {name!r} has no item on this grid ({grid.crs}, bbox {_rounded(grid.bbox)})"
+        f"{f' at {wanted.when}' if wanted.when else ''}; it has dates "
+        f"{', '.join(dates) or 'none'}. Check the bbox and the year, add the missing input, or say "
+        'how to do without: missing = "drop_layer" or "indicator".'
+    )
+
+
+def chunks_of(grid: Grid, halo_px: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Rows and columns of the chunks of a cube: whole cells, the halo with the outermost."""
+    rows, columns = grid.shape
+    side = grid.chunk_px
+    return _chunks_along(rows, side, halo_px), _chunks_along(columns, side, halo_px)
+
+
+def layer_geobox(catalog: Catalog, name: str, *, bbox: BBox) -> GeoBox:
+    """Pixels of the first item of a layer in a bbox, as stored: an anchor for a grid.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where the layer is.
+    name : str
+        Its collection.
+    bbox : tuple of float
+        ``(minx, miny, maxx, maxy)``, EPSG:4326.
+
+    Raises
+    ------
+    CatalogError
+        If the layer has no item there.
+    """
+    items = catalog.items(name, bbox=bbox)
+    if not items:
+        raise CatalogError(
+            f"layer {name!r}, the anchor, has no item in bbox {bbox} (EPSG:4326); "
+            "check the city's bbox."
+        )
+    return tile_of(items[0]).geobox
+
+
+def _coordinates(wanted: Wanted, name: str, bands: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    coordinates: dict[str, Any] = {str(k): axis for k, axis in xr_coords(wanted.frame).items()}
+    if bands:
+        coordinates[f"{name}_band"] = _names(bands)
+    return coordinates
+
+
+def _names(bands: Sequence[dict[str, Any]]) -> list[str]:
+    return [str(band["name"]) for band in bands]
+
+
+def _times(dates: Sequence[np.datetime64]) -> npt.NDArray[np.datetime64]:
+    """Dates of a layer, each the start of its year where it is the only one of the year.
+
+    So layers of one year meet whatever their day.
+    """
+    times = np.array(dates, dtype="datetime64[ns]")
+    years = times.astype("datetime64[Y]")
+    return years.astype("datetime64[ns]") if len(np.unique(years)) == len(years) else times
+
+
+def _year_used(times: npt.NDArray[np.datetime64], wanted: Wanted) -> dict[str, int]:
+    years = np.unique(times.astype("datetime64[Y]").astype(int) + 1970)
+    asked = wanted.when
+    return (
+        {}
+        if asked is None or len(years) > 1 or asked == str(years[0])
+        else {"year_used": int(years[0])}
+    )
+
+
+def _by_date(
+    items: Sequence[pystac.Item], layer: Layer
+) -> dict[np.datetime64 | None, list[pystac.Item]]:
+    """Items of each date, in order of date; all together for a layer without dates."""
+    dates = [None if layer.static else _instant(item) for item in items]
+    return {
+        date: [item for item, its in zip(items, dates, strict=True) if its == date]
+        for date in sorted(set(dates), key=str)
+    }
+
+
+def _instant(item: pystac.Item) -> np.datetime64:
+    when = item.datetime or item.common_metadata.start_datetime
+    return np.datetime64(when.astimezone(UTC).replace(tzinfo=None), "ns")  # type: ignore[union-attr]
+
+
+def _year(item: pystac.Item) -> int:
+    return int(str(_instant(item))[:4])
+
+
+def _mosaic(
+    layer: Layer,
+    items: Sequence[pystac.Item],
+    bands: Sequence[dict[str, Any]],
+    wanted: Wanted,
+) -> Mosaic:
+    frame = wanted.frame
+    coding = _coding(layer, bands)
+    scales = place_tiles([tile_of(i, SCALES) for i in items], frame) if coding.has_scales else []
+    mosaic = Mosaic(
+        name=layer.name,
+        tiles=tuple(place_tiles([tile_of(item) for item in items], frame)),
+        scale_tiles=tuple(scales),
+        frame=frame,
+        storage=Storage(
+            str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
+        ),
+        coding=coding,
+        chunks=wanted.chunks,
+    )
+    require_covered(mosaic)
+    return mosaic
+
+
+def _variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
+    leading = [] if layer.static else ["time"]
+    leading += [] if layer.static and mosaics[0].storage.n_bands == 1 else ["band"]
+    data = mosaic_array(mosaics, (*leading, "y", "x"))
+    dims = [f"{layer.name}_band" if dim == "band" else dim for dim in (*leading, "y", "x")]
+    counts = {
+        "n_tiles": sum(len(mosaic.tiles) for mosaic in mosaics),
+        "covered_share": round(min(mosaic.covered_share for mosaic in mosaics), 6),
+    }
+    return xr.Variable(dims, data, mosaics[0].coding.to_attrs() | _layer_attrs(layer) | counts)
+
+
+def _scale_variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
+    """Scales of codes, ``(time, y, x)`` or, one a band, ``(time, <name>_band, y, x)``."""
+    leading = [] if layer.static else ["time"]
+    leading += [] if mosaics[0].storage.n_bands == 1 else ["band"]
+    data = mosaic_array(mosaics, (*leading, "y", "x"))
+    dims = [f"{layer.name}_band" if dim == "band" else dim for dim in (*leading, "y", "x")]
+    return xr.Variable(dims, data, {"long_name": f"Scale of the codes of {layer.name}"})
+
+
+def _date(item: pystac.Item) -> str:
+    return str(item.datetime or item.properties.get("start_datetime"))[:10]
+
+
+def _rounded(bbox: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{v:.0f}" for v in bbox) + ")"
+
+
+def _common_bands(items: Sequence[pystac.Item], name: str) -> list[dict[str, Any]]:
+    first = _bands(items[0])
+    for item in items[1:]:
+        if _bands(item) != first:
+            raise CatalogError(
+                f"items {items[0].id!r} and {item.id!r} of layer {name!r} differ in band names, "
+                "dtype, nodata or scale; one layer has one set of bands. Give them two inputs."
+            )
+    return first
+
+
+def _bands(item: pystac.Item) -> list[dict[str, Any]]:
+    keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset")
+    bands = item.assets[ASSET].extra_fields["bands"]
+    return [{key: band[key] for key in keys if band.get(key) is not None} for band in bands]
+
+
+def _require_resampling(layer: Layer, dtype: str) -> None:
+    if layer.resampling in ("average", "sum") and np.dtype(dtype).kind != "f":
+        raise CatalogError(
+            f"layer {layer.name!r} holds {dtype} codes and asks for resampling "
+            f"{layer.resampling!r}, which would average codes. Use nearest or mode."
+        )
+
+
+def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
+    chunks = [min(chunk_px, n_px - start) for start in range(0, n_px, chunk_px)]
+    chunks[0] += halo
+    chunks[-1] += halo
+    return tuple(chunks)
+
+
+def _coding(layer: Layer, bands: Sequence[dict[str, Any]]) -> Coding:
+    return Coding(
+        decoder=layer.decoder,
+        valid=layer.valid,
+        nodata=bands[0].get("nodata"),
+        scale=tuple(float(band.get("raster:scale", 1)) for band in bands),
+        offset=tuple(float(band.get("raster:offset", 0)) for band in bands),
+    )
+
+
+def _layer_attrs(layer: Layer) -> dict[str, Any]:
+    facts = {
+        "layer": layer.layer,
+        "product": layer.product,
+        "resampling": layer.resampling,
+        "license": layer.license,
+        "license_note": layer.license_note,
+        "ai_derived": int(layer.ai_derived),
+        "synthetic": int(layer.synthetic),
+    }
+    return {key: value for key, value in facts.items() if value is not None}
