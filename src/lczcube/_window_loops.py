@@ -22,6 +22,8 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 import numpy.typing as npt
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import extending
 
 LANES = 32
 """Partial sums of a window. 8 and 16 take 1.7 times as long band-first; 64 is no faster."""
@@ -41,6 +43,12 @@ N_FACTS = 8
 TOP, LEFT, HEIGHT, WIDTH, POSITION, N_VALID, FIRST_Y, FIRST_X = range(N_FACTS)
 """Columns of ``windows``, written by :func:`survey`: the part of a window that lies in the array,
 the row-major position in the window where it begins, how many pixels are valid and the first."""
+
+AHEAD = 2
+"""Windows, or bands of a row, between the one at work and the one that is fetched. Bands lie too
+far apart for the processor to see what comes next; without this, loops take 1.3 times as long."""
+
+LINE_BYTES = 64
 
 at = np.uint64
 """An index. Unsigned, for numba then leaves out its test for negative ones: 12 times as fast."""
@@ -64,9 +72,34 @@ def _compiled(function: Function) -> Function:
         return cast(Function, jit(nogil=True, error_model="numpy")(function))
 
 
+_intrinsic: Callable[..., Any] = extending.intrinsic
+
+
+@_intrinsic
+def _prefetch(_typing: Any, array: Any, index: Any) -> Any:
+    """Ask the processor for an element that will be read soon; any index is safe."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address, number = builder.gep(data, [arguments[1]]), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+        builder.call(prefetch, [address, number(0), number(3), number(1)])  # read, keep, data
+        return context.get_dummy_value()
+
+    return numba.void(array, index), generate
+
+
 @_compiled
 def _index(steps: Steps, band: int, y: int, x: int) -> int:
     return steps[0] + steps[1] * band + steps[2] * y + steps[3] * x
+
+
+@_compiled
+def _prefetch_rows(codes: Numbers, start: int, step: int, height: int, width: int) -> None:
+    for j in range(height):
+        for k in range(0, width, LINE_BYTES // codes.itemsize):
+            _prefetch(codes, start + j * step + k)
 
 
 @_compiled
@@ -126,6 +159,8 @@ def mask_band_first(
     for y in range(n_rows):
         _fill(settled, 0)
         for band in range(n_bands):
+            ahead = _index(steps, min(band + AHEAD, n_bands - 1), y, 0)
+            _prefetch_rows(codes, ahead, 0, 1, n_columns)
             if _settle(codes, _index(steps, band, y, 0), nodata, any_band, settled):
                 break
         for x in range(n_columns):
@@ -197,6 +232,9 @@ def exact_band_first(
             if n == 0:
                 continue
             fill = codes[at(_index(steps, b, windows[i, FIRST_Y], windows[i, FIRST_X]))]
+            coming = min(i + AHEAD, len(windows) - 1)
+            ahead = _index(steps, b, windows[coming, TOP], windows[coming, LEFT])
+            _prefetch_rows(codes, ahead, steps[2], windows[coming, HEIGHT], windows[coming, WIDTH])
             _gather_codes(codes, steps, b, valid, valid_steps, windows, i, fill, pixels)
             total, squares, lowest, highest = _exact_sums(pixels, squared)
             term = _term(np.int64(fill), squared)
@@ -388,6 +426,9 @@ def float_band_first(
             code = codes[at(_index(steps, b, windows[i, FIRST_Y], windows[i, FIRST_X]))]
             scale = factor[at(_index(factor_steps, b, windows[i, FIRST_Y], windows[i, FIRST_X]))]
             first = _decoded(code, scale, offset[b], squared)
+            coming = min(i + AHEAD, len(windows) - 1)
+            ahead = _index(steps, b, windows[coming, TOP], windows[coming, LEFT])
+            _prefetch_rows(codes, ahead, steps[2], windows[coming, HEIGHT], windows[coming, WIDTH])
             if height * width < values.size:
                 _fill(values, first)
             for j in range(height):

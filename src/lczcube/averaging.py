@@ -28,6 +28,9 @@ from lczcube.errors import CatalogError, ConfigError, SourceError
 from lczcube.reader import Codes, Storage, read_tile
 from lczcube.tiles import PlacedTile, Rect, Tile, place_tiles
 
+AVERAGING = ("average", "sum", "mode")
+"""Rules of resampling a layer that need all stored pixels below a pixel of the frame."""
+
 RULES = ("average", "sum", "mode", "fraction_at_least", "mean_where_at_least", "weighted_mean")
 """How stored pixels become one number; see :class:`Quantity`."""
 

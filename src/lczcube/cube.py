@@ -111,7 +111,7 @@ def open_cube(
     _require_same_years(layers)
     if missing == "indicator":
         layers |= {name: absent_layer(catalog, name, wanted) for name in absent}
-        layers = {name: _with_presence(layers[name], name, name not in absent) for name in inputs}
+        layers = {name: _with_presence(layers[name], name not in absent) for name in inputs}
     cube = xr.merge(layers.values(), join="exact", compat="equals", combine_attrs="override")
     return cube.assign_attrs(
         {GRID_ATTR: grid.to_json(), HALO_ATTR: halo, "missing": json.dumps(absent)}
@@ -302,10 +302,18 @@ def layer_scales(cube: xr.Dataset, name: str) -> xr.DataArray | None:
 def feature_names(cube: xr.Dataset) -> list[str]:
     """Names of the bands of all layers, ``<input>_<band>``, in the order of the cube."""
     return [
-        f"{name}_{band}"
+        f"{name}_{band}" if band else name
         for name in coded_layers(cube)
-        for band in layer_codes(cube, name)[f"{name}_band"].values.tolist()
+        for band in band_names(cube, name)
     ]
+
+
+def band_names(cube: xr.Dataset, name: str) -> tuple[str, ...]:
+    """Names of a layer's bands; one empty name for a layer without a band dimension."""
+    band_dim = f"{name}_band"
+    if band_dim not in cube[name].dims:
+        return ("",)
+    return tuple(str(band) for band in cube[name][band_dim].values)
 
 
 def coded_layers(cube: xr.Dataset) -> list[str]:
@@ -349,8 +357,9 @@ def identity_attrs(cube: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _with_presence(dataset: xr.Dataset, name: str, present: bool) -> xr.Dataset:
-    return dataset.assign({name: dataset[name].assign_attrs(present=int(present))})
+def _with_presence(dataset: xr.Dataset, present: bool) -> xr.Dataset:
+    coded = {str(name): v for name, v in dataset.data_vars.items() if "decoder" in v.attrs}
+    return dataset.assign({k: v.assign_attrs(present=int(present)) for k, v in coded.items()})
 
 
 def _require_same_years(layers: Mapping[str, xr.Dataset]) -> None:

@@ -1,7 +1,7 @@
 """Layers: what a catalog holds of one input, opened on the pixels and dates that are wanted."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC
 from typing import Any, Literal, NoReturn
 
@@ -13,14 +13,22 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
+from lczcube.averaging import (
+    AVERAGING,
+    BUILDING_BANDS,
+    Quantity,
+    band_quantities,
+    buildings,
+    canopy,
+)
 from lczcube.catalog import Catalog, Layer
 from lczcube.decoders import Coding
 from lczcube.engines import LOADERS
 from lczcube.errors import CatalogError
 from lczcube.grid import BBox, Grid, bbox_of, project_bbox
-from lczcube.mosaic import Mosaic, mosaic_array, require_covered
+from lczcube.mosaic import Averaged, Mosaic, mosaic_array, require_covered
 from lczcube.reader import Storage
-from lczcube.tiles import place_tiles, tile_of
+from lczcube.tiles import PlacedTile, place_tiles, tile_of
 
 ASSET = "data"
 SCALES = "scales"
@@ -90,26 +98,38 @@ def open_layer(
     """
     name = layer.name
     bands = _common_bands(items, name)
-    _require_resampling(layer, str(bands[0]["data_type"]))
     by_date = _by_date(items, layer)
+    quantities = quantities_of(layer, _names(bands))
     mosaics = [_mosaic(layer, part, bands, wanted) for part in by_date.values()]
-    variables = {name: _variable(mosaics, layer)}
-    if engine != "native":
-        codes = LOADERS[engine](
-            list(by_date.values()), mosaics[0].storage, _names(bands), wanted.frame, wanted.chunks
-        )
-        variables[name].data = codes.data.reshape(variables[name].shape)
-    variables[name].attrs["engine"] = engine
-    if mosaics[0].coding.has_scales:
-        scales = [mosaic.of_scales() for mosaic in mosaics]
-        variables[f"{name}_scale"] = _scale_variable(scales, layer)
-    coordinates = _coordinates(
-        wanted, name, bands if f"{name}_band" in variables[name].dims else ()
-    )
-    if "time" in variables[name].dims:
+    if quantities:
+        variables = _quantity_variables(mosaics, layer, quantities)
+    else:
+        _require_resampling(layer, str(bands[0]["data_type"]))
+        variables = _code_variables(mosaics, layer)
+        if engine != "native":
+            _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
+    has_bands = any(f"{name}_band" in variable.dims for variable in variables.values())
+    coordinates = _coordinates(wanted, name, bands if has_bands else ())
+    if not layer.static:
         coordinates["time"] = _times([date for date in by_date if date is not None])
-        variables[name].attrs |= _year_used(coordinates["time"], wanted)
+        for variable in variables.values():
+            variable.attrs |= _year_used(coordinates["time"], wanted)
     return xr.Dataset(variables, coords=coordinates)
+
+
+def quantities_of(layer: Layer, bands: Sequence[str]) -> dict[str, Quantity]:
+    """What a layer of heights becomes, by variable; empty for a layer that stays as it is stored.
+
+    Canopy heights become the mean height over the canopy and its share of the ground, Open
+    Buildings (by the names of its bands) the height weighted by presence, the share and the count.
+    """
+    if layer.layer == "canopy" and len(bands) == 1:
+        found = canopy()
+    elif layer.layer == "buildings" and set(BUILDING_BANDS) <= set(bands):
+        found = buildings(bands)
+    else:
+        return {}
+    return {f"{layer.name}_{key.partition('_')[2]}": found[key] for key in found}
 
 
 def absent_layer(catalog: Catalog, name: str, wanted: Wanted) -> xr.Dataset:
@@ -118,16 +138,20 @@ def absent_layer(catalog: Catalog, name: str, wanted: Wanted) -> xr.Dataset:
     if not elsewhere:
         raise_no_items(catalog, name, wanted)
     bands = _common_bands(elsewhere, name)
-    values = da.full(
-        (len(bands), *wanted.frame.shape),
-        np.nan,
-        dtype=np.float32,
-        chunks=((len(bands),), *wanted.chunks),
-    )
-    coding = Coding("linear", "nodata", None, (1.0,) * len(bands), (0.0,) * len(bands))
-    attrs = coding.to_attrs() | _layer_attrs(layer)
-    coordinates = _coordinates(wanted, name, bands)
-    return xr.Dataset({name: ((f"{name}_band", "y", "x"), values, attrs)}, coords=coordinates)
+    quantities = quantities_of(layer, _names(bands))
+    sizes = dict.fromkeys(quantities, 1) or {name: len(bands)}
+    variables = {}
+    for variable, n_bands in sizes.items():
+        shape = (n_bands, *wanted.frame.shape)
+        values = da.full(shape, np.nan, dtype=np.float32, chunks=((n_bands,), *wanted.chunks))
+        attrs = _plain_coding(n_bands).to_attrs() | _layer_attrs(layer) | {"needed": 0}
+        dims = (f"{name}_band", "y", "x")
+        variables[variable] = (
+            xr.Variable(dims[1:], values[0], attrs)
+            if quantities
+            else xr.Variable(dims, values, attrs)
+        )
+    return xr.Dataset(variables, coords=_coordinates(wanted, name, () if quantities else bands))
 
 
 def raise_no_items(catalog: Catalog, name: str, wanted: Wanted) -> NoReturn:
@@ -235,29 +259,100 @@ def _mosaic(
     frame = wanted.frame
     coding = _coding(layer, bands)
     scales = place_tiles([tile_of(i, SCALES) for i in items], frame) if coding.has_scales else []
+    tiles = tuple(place_tiles([tile_of(item) for item in items], frame))
+    stored = Storage(
+        str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
+    )
+    averaged = _averaged(layer, tiles, stored, _names(bands))
+    if averaged is not None:
+        coding = replace(coding, nodata=None if stored.resampling != "mode" else coding.nodata)
     mosaic = Mosaic(
         name=layer.name,
-        tiles=tuple(place_tiles([tile_of(item) for item in items], frame)),
+        tiles=tiles,
         scale_tiles=tuple(scales),
         frame=frame,
-        storage=Storage(
-            str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
-        ),
+        storage=stored if averaged is None else _storage_of(averaged),
         coding=coding,
         chunks=wanted.chunks,
+        averaged=averaged,
     )
     require_covered(mosaic)
     return mosaic
 
 
+def _averaged(
+    layer: Layer, tiles: Sequence[PlacedTile], stored: Storage, bands: Sequence[str]
+) -> Averaged | None:
+    """What to average: the quantities of heights, or all bands where a tile is off the lattice."""
+    quantities = tuple(quantities_of(layer, bands).values())
+    if quantities:
+        return Averaged(stored, quantities)
+    if stored.resampling in AVERAGING and not all(placed.on_lattice for placed in tiles):
+        return Averaged(stored, band_quantities(stored))
+    return None
+
+
+def _storage_of(averaged: Averaged) -> Storage:
+    """How quantities are held: float32 with NaN, or codes of which the commonest is taken."""
+    if averaged.quantities[0].rule == "mode":
+        return averaged.stored
+    return Storage("float32", len(averaged.quantities), None)
+
+
+def _code_variables(mosaics: Sequence[Mosaic], layer: Layer) -> dict[str, xr.Variable]:
+    variables = {layer.name: _variable(mosaics, layer)}
+    if mosaics[0].coding.has_scales:
+        scales = [mosaic.of_scales() for mosaic in mosaics]
+        variables[f"{layer.name}_scale"] = _scale_variable(scales, layer)
+    return variables
+
+
+def _quantity_variables(
+    mosaics: Sequence[Mosaic], layer: Layer, quantities: Mapping[str, Quantity]
+) -> dict[str, xr.Variable]:
+    """A variable ``(time, y, x)`` or ``(y, x)`` a quantity, all cut from one array.
+
+    A height is NaN where there is nothing of a height: that makes no pixel invalid, and a window
+    without any has the height 0.
+    """
+    joined = _variable(mosaics, layer)
+    plain = _plain_coding(1).to_attrs()
+    variables = {}
+    for position, (name, quantity) in enumerate(quantities.items()):
+        is_height = quantity.rule in ("mean_where_at_least", "weighted_mean")
+        attrs = joined.attrs | plain | ({"needed": 0, "empty": 0.0} if is_height else {})
+        attrs.pop("nodata", None)
+        part = joined.isel({f"{layer.name}_band": position})
+        variables[name] = xr.Variable(part.dims, part.data, attrs)
+    return variables
+
+
+def _plain_coding(n_bands: int) -> Coding:
+    return Coding("linear", "nodata", None, (1.0,) * n_bands, (0.0,) * n_bands)
+
+
+def _load_by(
+    engine: Engine,
+    variable: xr.Variable,
+    by_date: Sequence[Sequence[pystac.Item]],
+    mosaic: Mosaic,
+    bands: Sequence[str],
+) -> None:
+    codes = LOADERS[engine](by_date, mosaic.storage, bands, mosaic.frame, mosaic.chunks)
+    variable.data = codes.data.reshape(variable.shape)
+    variable.attrs["engine"] = engine
+
+
 def _variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
     leading = [] if layer.static else ["time"]
-    leading += [] if layer.static and mosaics[0].storage.n_bands == 1 else ["band"]
+    is_flat = layer.static and mosaics[0].storage.n_bands == 1
+    leading += [] if is_flat else ["band"]
     data = mosaic_array(mosaics, (*leading, "y", "x"))
     dims = [f"{layer.name}_band" if dim == "band" else dim for dim in (*leading, "y", "x")]
     counts = {
         "n_tiles": sum(len(mosaic.tiles) for mosaic in mosaics),
         "covered_share": round(min(mosaic.covered_share for mosaic in mosaics), 6),
+        "engine": "native",
     }
     return xr.Variable(dims, data, mosaics[0].coding.to_attrs() | _layer_attrs(layer) | counts)
 
@@ -323,6 +418,7 @@ def _coding(layer: Layer, bands: Sequence[dict[str, Any]]) -> Coding:
 
 def _layer_attrs(layer: Layer) -> dict[str, Any]:
     facts = {
+        "input": layer.name,
         "layer": layer.layer,
         "product": layer.product,
         "resampling": layer.resampling,

@@ -20,6 +20,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from odc.geo.geobox import GeoBox
 
+from lczcube.averaging import Quantity, read_averaged
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError
 from lczcube.reader import Codes, Storage, read_tile
@@ -75,6 +76,22 @@ class Slab:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """What is made of stored pixels by area.
+
+    Attributes
+    ----------
+    stored : Storage
+        How the files hold them.
+    quantities : tuple of Quantity
+        One a band of the mosaic.
+    """
+
+    stored: Storage
+    quantities: tuple[Quantity, ...]
+
+
+@dataclass(frozen=True)
 class Mosaic:
     """Tiles of one layer and date on a frame.
 
@@ -92,6 +109,8 @@ class Mosaic:
         Which pixels are valid.
     chunks : tuple
         Rows and columns of the chunks that arrays are cut into.
+    averaged : Averaged or None
+        For a layer that is averaged by area: ``storage`` then holds its quantities.
     """
 
     name: str
@@ -101,16 +120,25 @@ class Mosaic:
     storage: Storage
     coding: Coding
     chunks: tuple[tuple[int, ...], tuple[int, ...]]
+    averaged: Averaged | None = None
 
     @cached_property
     def slabs(self) -> tuple[Slab, ...]:
         """What is read, in order: together all pixels of all tiles in the frame, each once."""
+        if self.averaged is not None:
+            everyone = tuple(range(len(self.tiles)))
+            slabs = [self._slab(rect, self._met_by(rect, everyone)) for rect in self.chunk_rects]
+            return tuple(slab for slab in slabs if slab.owners)
         on_lattice = [i for i, placed in enumerate(self.tiles) if placed.on_lattice]
+        resampled = tuple(sorted({*range(len(self.tiles))} - {*on_lattice}))
         slabs = [
             self._slab(rect, (i,)) for i in on_lattice for rect in self._block_rects(self.tiles[i])
         ]
-        if len(on_lattice) < len(self.tiles):
-            slabs += [self._slab(rect, self._resampled_in(rect)) for rect in self.chunk_rects]
+        slabs += [
+            self._slab(rect, self._met_by(rect, resampled))
+            for rect in self.chunk_rects
+            if resampled
+        ]
         return tuple(slab for slab in slabs if slab.owners)
 
     @cached_property
@@ -124,6 +152,11 @@ class Mosaic:
 
     def read(self, slab: Slab) -> Pixels:
         """The pixels of a slab; reads its files."""
+        if self.averaged is not None:
+            tiles = [self.tiles[position] for position in slab.owners]
+            stored, quantities = self.averaged.stored, self.averaged.quantities
+            codes = read_averaged(tiles, slab.rect, self.frame, stored, quantities)
+            return Pixels(codes, None, None)
         if len(slab.owners) == 1 and not slab.rivals:
             (owner,) = slab.owners
             return Pixels(self._read(owner, slab.rect), self._read_scales(owner, slab.rect), None)
@@ -179,20 +212,12 @@ class Mosaic:
             Rect(y0, x0, y1, x1) for y0, y1 in pairwise(edges_y) for x0, x1 in pairwise(edges_x)
         )
 
-    def _resampled_in(self, rect: Rect) -> tuple[int, ...]:
-        return tuple(
-            i
-            for i, placed in enumerate(self.tiles)
-            if not placed.on_lattice and not placed.bounds.meet(rect).is_empty
-        )
+    def _met_by(self, rect: Rect, positions: Sequence[int]) -> tuple[int, ...]:
+        return tuple(i for i in positions if not self.tiles[i].bounds.meet(rect).is_empty)
 
     def _slab(self, rect: Rect, owners: tuple[int, ...]) -> Slab:
-        rivals = tuple(
-            i
-            for i, placed in enumerate(self.tiles)
-            if i not in owners and not placed.bounds.meet(rect).is_empty
-        )
-        return Slab(rect, owners, rivals)
+        others = [i for i in range(len(self.tiles)) if i not in owners]
+        return Slab(rect, owners, self._met_by(rect, others))
 
     def _read(self, position: int, rect: Rect) -> Codes:
         return read_tile(self.tiles[position], rect, self.frame, self.storage)
@@ -289,7 +314,8 @@ class ReadPlan:
 
 def plan_reads(mosaic: Mosaic) -> ReadPlan:
     """What reading all of a mosaic takes; reads nothing."""
-    pixel_bytes = mosaic.storage.n_bands * np.dtype(mosaic.storage.dtype).itemsize
+    storage = mosaic.storage if mosaic.averaged is None else mosaic.averaged.stored
+    pixel_bytes = storage.n_bands * np.dtype(storage.dtype).itemsize
     decoded, stored = 0, 0.0
     for slab in mosaic.slabs:
         decoded += pixel_bytes * int(np.prod(slab.rect.shape))
@@ -370,7 +396,7 @@ def _identity(mosaic: Mosaic) -> Any:
         for t in (placed.tile for placed in (*mosaic.tiles, *mosaic.scale_tiles))
     ]
     frame = (str(mosaic.frame.crs), mosaic.frame.affine[:6], tuple(mosaic.frame.shape))
-    return [mosaic.name, tiles, frame, mosaic.storage, mosaic.chunks]
+    return [mosaic.name, tiles, frame, mosaic.storage, mosaic.averaged, mosaic.chunks]
 
 
 def _slab_edges(length: int, side: int) -> list[int]:

@@ -1,5 +1,8 @@
 """Reading pixels of one tile: all bands of a window at once, north-up, on the pixels of a frame.
 
+A tile on the frame's lattice is read as it lies; of another, each pixel of the frame takes the
+stored pixel that holds its centre. Averages are made in :mod:`lczcube.averaging`.
+
 A file is opened, read and closed in one call: nothing stays in GDAL's block cache, so memory does
 not grow with the area.
 """
@@ -10,19 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from lczcube.errors import SourceError
 from lczcube.tiles import PlacedTile, Rect, Tile
-
-AVERAGING = ("average", "sum", "mode")
-"""Rules of resampling that need all pixels below a pixel of the frame; the others take one."""
-
-EXACT_PX = 1e-6
-"""Error that GDAL may make in placing a pixel: then no pixel depends on the window it is read in.
-Its default is 0.125; 0 itself fails in rasterio 1.4."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +80,6 @@ def read_tile(placed: PlacedTile, rect: Rect, frame: GeoBox, storage: Storage) -
     """
     if placed.on_lattice:
         codes = _read_on_lattice(placed, rect, storage.fill)
-    elif storage.resampling in AVERAGING:
-        codes = _read_averaged(placed.tile, rect, frame, storage)
     else:
         codes = _read_nearest(placed.tile, rect, frame, storage.fill)
     _require_as_declared(placed.tile, codes, storage)
@@ -142,29 +135,6 @@ def _stored_positions(
     at = [np.where(np.isfinite(v), v, -1.0) for v in (rows, columns)]
     rows, columns = (np.floor(np.clip(v, -1, far // 2)).astype(np.int64) for v in at)
     return rows.reshape(rect.shape), columns.reshape(rect.shape)
-
-
-def _read_averaged(tile: Tile, rect: Rect, frame: GeoBox, storage: Storage) -> Codes:
-    from rasterio.enums import Resampling
-    from rasterio.vrt import WarpedVRT
-
-    rows, columns = rect.shape
-    transform = frame.affine * Affine.translation(rect.left, rect.top)
-    with _opened(tile) as file:
-        options = {
-            "crs": str(frame.crs),
-            "transform": transform,
-            "width": columns,
-            "height": rows,
-            "resampling": Resampling[storage.resampling],
-            "tolerance": EXACT_PX,
-            "src_nodata": storage.nodata,
-            "nodata": storage.fill,
-        }
-        with WarpedVRT(file, **options) as warped:
-            logger.debug("warp %s", tile.href)
-            codes: Codes = warped.read()
-    return codes
 
 
 def _read_stored(tile: Tile, rows: slice, columns: slice) -> Codes:

@@ -20,7 +20,7 @@ import xarray as xr
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
-from lczcube.cube import coded_layers, layer_codes, layer_scales
+from lczcube.cube import band_names, coded_layers, layer_codes, layer_scales
 from lczcube.decoders import Coding
 from lczcube.kernels import count_valid, n_columns, reduce_windows, valid_mask
 from lczcube.mosaic import Mosaic, Pixels, Slab, mosaics_of, paste
@@ -116,7 +116,11 @@ class LayerPieces:
     dtype : str
         Of the codes.
     is_present : bool
-        False for a layer that the city lacks: it makes no pixel invalid.
+        False for a layer that the city lacks.
+    is_needed : bool
+        False for a layer whose holes make no pixel invalid: heights, and what the city lacks.
+    empty : float
+        Statistics of a window without a valid pixel: NaN, or 0 for a height of nothing.
     rects : tuple of Rect
         One a piece, on the cube's pixels.
     source : Mosaic or ChunkedCodes
@@ -128,6 +132,8 @@ class LayerPieces:
     coding: Coding
     dtype: str
     is_present: bool
+    is_needed: bool
+    empty: float
     rects: tuple[Rect, ...]
     source: Mosaic | ChunkedCodes
 
@@ -258,7 +264,8 @@ class _Reduced:
 
 @dataclass(frozen=True)
 class _LayerFacts:
-    is_present: bool
+    is_needed: bool
+    empty: float
     coding: Coding
     n_bands: int
     dtype: str
@@ -283,10 +290,12 @@ def _layer(cube: xr.Dataset, name: str) -> LayerPieces:
     source = mosaics[0] if len(mosaics) == 1 else _chunked(codes, layer_scales(cube, name))
     return LayerPieces(
         name=name,
-        bands=tuple(str(band) for band in codes[f"{name}_band"].values),
+        bands=band_names(cube, name),
         coding=Coding.from_attrs(cube[name].attrs),
         dtype=str(codes.dtype),
         is_present=bool(cube[name].attrs.get("present", 1)),
+        is_needed=bool(cube[name].attrs.get("needed", 1)),
+        empty=float(cube[name].attrs.get("empty", np.nan)),
         rects=_rects(source),
         source=source,
     )
@@ -434,7 +443,9 @@ def _group_job(
         pieces = [i for i, rect in enumerate(layer.rects) if not rect.meet(bounds).is_empty]
         rects = tuple(layer.rects[i] for i in pieces)
         facts.append(
-            _LayerFacts(layer.is_present, layer.coding, len(layer.bands), layer.dtype, rects)
+            _LayerFacts(
+                layer.is_needed, layer.empty, layer.coding, len(layer.bands), layer.dtype, rects
+            )
         )
         met += [(number, i) for i in pieces]
     job = _GroupJob(group.ids, own.seen_from(bounds), bounds, group.shape, tuple(facts), stats)
@@ -508,7 +519,7 @@ def _shares(job: _GroupJob, *reduced: _Reduced) -> npt.NDArray[np.float32]:
     """Shares of a group of windows that are valid in every layer."""
     valid = np.ones(job.bounds.shape, dtype=bool)
     for layer, pieces in _by_layer(job, reduced):
-        if layer.is_present:
+        if layer.is_needed:
             valid &= _assembled_valid(layer, pieces, job.bounds)
     windows = job.windows
     shares = [_share(valid, windows.rows, windows.columns, windows.size_px)]
@@ -563,7 +574,7 @@ def _layer_statistics(
             stats=job.stats,
             scales=_like(scales, band_last=False),
         )
-    return columns
+    return columns if np.isnan(layer.empty) else np.nan_to_num(columns, nan=layer.empty)
 
 
 def _assembled_codes(

@@ -188,18 +188,20 @@ def _area(rect: Rect) -> int:
 
 
 def _feature_names(layers: Sequence[LayerPieces], stats: Sequence[str]) -> list[str]:
-    return [f"{x.name}_{band}_{stat}" for x in layers for stat in stats for band in x.bands]
+    return [
+        "_".join(part for part in (layer.name, band, stat) if part)
+        for layer in layers
+        for stat in stats
+        for band in layer.bands
+    ]
 
 
 def _with_presence(
     names: list[str], features: da.Array, cube: xr.Dataset
 ) -> tuple[list[str], da.Array]:
     """Features, and for a cube that may lack layers a column a layer that says if it has it."""
-    present = {
-        f"{name}_present": cube[name].attrs["present"]
-        for name in coded_layers(cube)
-        if "present" in cube[name].attrs
-    }
+    attrs = [(name, cube[name].attrs) for name in coded_layers(cube)]
+    present = {f"{a.get('input', n)}_present": a["present"] for n, a in attrs if "present" in a}
     if not present:
         return names, features
     columns = np.array(list(present.values()), dtype=np.float32)
