@@ -669,29 +669,25 @@ class _Stack:
     def _lost(self, position: int, section: Rect, rivals: Sequence[int]) -> Mask:
         """Pixels of a section that belong to another tile, which has data there."""
         lost = np.zeros(section.shape, dtype=bool)
-        own = self.on_source[position, position]
-        mine = own.covers(section, footprint=True)
+        source = self.sources[position]
+        mine = self.on_source[position, position].covers(section, footprint=True)
         for j in rivals:
             if j > position and mine.all():
                 continue
             theirs = self.on_source[position, j].covers(section, footprint=True)
             wins = np.where(mine, theirs & (j < position), theirs | (j < position))
             if wins.any():
-                rows, columns = _positions(self.sources[position], section, self.sources[j])
-                lost[wins] |= self._has_data(j, rows[wins], columns[wins])
+                self._mark_valid(j, _positions(source, section, self.sources[j]), wins, lost)
         return lost
 
-    def _has_data(self, position: int, rows: Indices, columns: Indices) -> Mask:
-        """Which positions on a tile are those of a valid pixel."""
-        has_data = np.zeros(rows.shape, dtype=bool)
+    def _mark_valid(self, position: int, at: Float64, wanted: Mask, marked: Mask) -> None:
+        """Mark those of the wanted points, in pixels of a tile, where the tile is valid."""
+        low, high = (end(at[:, wanted], axis=1) for end in (np.min, np.max))
         edges_y, edges_x = self.sources[position].edges
-        for top, bottom in _between(edges_y, int(rows.min()), int(rows.max()) + 1):
-            for left, right in _between(edges_x, int(columns.min()), int(columns.max()) + 1):
-                here = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
-                if here.any():
-                    valid = self._mask(position, Rect(top, left, bottom, right))
-                    has_data[here] = valid[rows[here] - top, columns[here] - left]
-        return has_data
+        for top, bottom in _between(edges_y, math.floor(low[1]), math.floor(high[1]) + 1):
+            for left, right in _between(edges_x, math.floor(low[0]), math.floor(high[0]) + 1):
+                valid = self._mask(position, Rect(top, left, bottom, right))
+                _loops().mark(valid, at[0] - left, at[1] - top, wanted, marked)
 
     def _mask(self, position: int, section: Rect) -> Mask:
         key = (position, section)
@@ -702,8 +698,8 @@ class _Stack:
         return unpacked.astype(bool)
 
 
-def _positions(source: _Source, section: Rect, other: _Source) -> tuple[Indices, Indices]:
-    """Rows and columns of another tile at the centres of the pixels of a section."""
+def _positions(source: _Source, section: Rect, other: _Source) -> Float64:
+    """Centres of the pixels of a section as ``(u, v)`` in the pixels of another tile."""
     nodes = [
         np.linspace(start, stop, -(-(stop - start) // NODE_PX) + 1)
         for start, stop in ((section.top, section.bottom), (section.left, section.right))
@@ -711,8 +707,8 @@ def _positions(source: _Source, section: Rect, other: _Source) -> tuple[Indices,
     v, u = np.meshgrid(*nodes, indexing="ij")
     exact = _to_pixels(other.geobox, source.geobox.affine * (u, v), source.geobox.crs)
     wy, wx = (_hats(at, n) for at, n in zip(nodes, section.shape, strict=True))
-    u, v = (wy @ coordinate @ wx.T for coordinate in exact)
-    return np.floor(v).astype(np.int64), np.floor(u).astype(np.int64)
+    centres: Float64 = wy @ exact @ wx.T
+    return centres
 
 
 def _hats(nodes: Float64, n: int) -> Float64:
@@ -916,10 +912,11 @@ def _areas(corners: Float64) -> Float64:
 
 
 class _Loops(NamedTuple):
-    """Compiled :func:`_sum_aligned` and :func:`_sum_slanted`."""
+    """Compiled :func:`_sum_aligned`, :func:`_sum_slanted` and :func:`_mark`."""
 
     aligned: Callable[[Float64, Float64, Float64, Float64], None]
     slanted: Callable[[Float64, Float64, Float64], None]
+    mark: Callable[[Mask, Float64, Float64, Mask, Mask], None]
 
 
 @cache
@@ -931,7 +928,7 @@ def _loops() -> _Loops:
 
     for called in (_quad, _add_side, _settle_areas):
         register_jitable(called)
-    return _Loops(_compiled(_sum_aligned), _compiled(_sum_slanted))
+    return _Loops(_compiled(_sum_aligned), _compiled(_sum_slanted), _compiled(_mark))
 
 
 def _sum_aligned(numbers: Float64, v: Float64, u: Float64, sums: Float64) -> None:
@@ -1038,3 +1035,12 @@ def _settle_areas(areas: Float64) -> None:
         for column in range(n_columns - 1, 0, -1):
             area += areas[row, column]
             areas[row, column] = abs(area) if abs(area) > MIN_AREA else 0.0
+
+
+def _mark(valid: Mask, u: Float64, v: Float64, wanted: Mask, marked: Mask) -> None:
+    """Mark the wanted points that lie in a valid pixel of a section."""
+    n_rows, n_columns = valid.shape
+    for i in range(u.shape[0]):
+        for j in range(u.shape[1]):
+            if wanted[i, j] and 0 <= v[i, j] < n_rows and 0 <= u[i, j] < n_columns:
+                marked[i, j] |= valid[int(v[i, j]), int(u[i, j])]

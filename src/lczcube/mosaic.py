@@ -23,6 +23,7 @@ from odc.geo.geobox import GeoBox
 from lczcube.averaging import Quantity, read_averaged
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError
+from lczcube.kernels import valid_mask
 from lczcube.reader import Codes, Storage, read_tile
 from lczcube.tiles import PlacedTile, Rect, frame_rect
 
@@ -235,16 +236,35 @@ class Mosaic:
         everyone = sorted({*slab.owners, *slab.rivals})
         owner = self._owner_map(everyone, rect)
         owned = np.isin(owner, slab.owners)
-        pixels = self._blank(rect, owned)
-        for position in slab.owners:
-            self._fill(pixels, position, owner == position, rect)
-        missing = owned & ~self.coding.valid_pixels(pixels.codes, pixels.scales)
+        if len(slab.owners) == 1:
+            (alone,) = slab.owners
+            pixels = Pixels(self._read(alone, rect), self._read_scales(alone, rect), owned)
+        else:
+            pixels = self._blank(rect, owned)
+            for position in slab.owners:
+                self._fill(pixels, position, owner == position, rect)
+        missing = owned & ~valid_mask(pixels.codes, self.coding, _flat(pixels.scales))
+        return self._without_holes(pixels, missing, everyone, owner, rect)
+
+    def _without_holes(
+        self,
+        pixels: Pixels,
+        missing: npt.NDArray[np.bool_],
+        positions: Sequence[int],
+        owner: npt.NDArray[np.int32],
+        rect: Rect,
+    ) -> Pixels:
+        """Missing pixels from the next tile in order that has some."""
+        is_own_copy = False
         for footprint in (True, False):
-            for position in everyone:
+            for position in positions if missing.any() else ():
                 covered = self.tiles[position].covers(rect, footprint=footprint)
                 wanted = missing & covered & (owner != position)
-                if wanted.any():
-                    missing &= ~self._fill(pixels, position, wanted, rect, only_valid=True)
+                if not wanted.any():
+                    continue
+                if not is_own_copy:
+                    pixels, is_own_copy = _copied(pixels), True
+                missing = missing & ~self._fill(pixels, position, wanted, rect, only_valid=True)
         return pixels
 
     def _owner_map(self, positions: Sequence[int], rect: Rect) -> npt.NDArray[np.int32]:
@@ -283,7 +303,7 @@ class Mosaic:
         written = np.zeros(rect.shape, dtype=bool)
         written[at] = wanted[at]
         if only_valid:
-            written[at] &= self.coding.valid_pixels(codes, scales)
+            written[at] &= valid_mask(codes, self.coding, _flat(scales))
         here = written[at]
         pixels.codes[:, *at][:, here] = codes[:, here]
         if pixels.scales is not None and scales is not None:
@@ -397,6 +417,17 @@ def _identity(mosaic: Mosaic) -> Any:
     ]
     frame = (str(mosaic.frame.crs), mosaic.frame.affine[:6], tuple(mosaic.frame.shape))
     return [mosaic.name, tiles, frame, mosaic.storage, mosaic.averaged, mosaic.chunks]
+
+
+def _flat(scales: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+    """Scales as the kernels take them: ``(y, x)`` where one serves all bands."""
+    return scales[0] if scales is not None and len(scales) == 1 else scales
+
+
+def _copied(pixels: Pixels) -> Pixels:
+    """Pixels that may be written to, in the layout they have."""
+    scales = None if pixels.scales is None else np.array(pixels.scales)
+    return Pixels(np.array(pixels.codes, order="K"), scales, pixels.owned)
 
 
 def _slab_edges(length: int, side: int) -> list[int]:
