@@ -76,6 +76,9 @@ WEB_MERCATOR_M = 40_075_016.685578488
 NODE_PX = 32
 """Distance of the points whose position on another tile is exact; between them it is linear."""
 
+FAR = 1 << 62
+"""Past every row and column."""
+
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
@@ -677,17 +680,21 @@ class _Stack:
             theirs = self.on_source[position, j].covers(section, footprint=True)
             wins = np.where(mine, theirs & (j < position), theirs | (j < position))
             if wins.any():
-                self._mark_valid(j, _positions(source, section, self.sources[j]), wins, lost)
+                nodes = _nodes(source, section, self.sources[j])
+                lost |= self._has_data(j, nodes, wins)
         return lost
 
-    def _mark_valid(self, position: int, at: Float64, wanted: Mask, marked: Mask) -> None:
-        """Mark those of the wanted points, in pixels of a tile, where the tile is valid."""
-        low, high = (end(at[:, wanted], axis=1) for end in (np.min, np.max))
+    def _has_data(self, position: int, nodes: Float64, wanted: Mask) -> Mask:
+        """Which of the wanted pixels between nodes have their centre in a valid pixel of a tile."""
+        has_data = np.zeros(wanted.shape, dtype=bool)
+        rows, columns = np.empty((2, *wanted.shape), dtype=np.int64)
+        reach = Rect(*_loops().place(nodes, wanted, rows, columns))
         edges_y, edges_x = self.sources[position].edges
-        for top, bottom in _between(edges_y, math.floor(low[1]), math.floor(high[1]) + 1):
-            for left, right in _between(edges_x, math.floor(low[0]), math.floor(high[0]) + 1):
+        for top, bottom in _between(edges_y, reach.top, reach.bottom):
+            for left, right in _between(edges_x, reach.left, reach.right):
                 valid = self._mask(position, Rect(top, left, bottom, right))
-                _loops().mark(valid, at[0] - left, at[1] - top, wanted, marked)
+                _loops().mark(valid, rows - top, columns - left, wanted, has_data)
+        return has_data
 
     def _mask(self, position: int, section: Rect) -> Mask:
         key = (position, section)
@@ -698,25 +705,14 @@ class _Stack:
         return unpacked.astype(bool)
 
 
-def _positions(source: _Source, section: Rect, other: _Source) -> Float64:
-    """Centres of the pixels of a section as ``(u, v)`` in the pixels of another tile."""
-    nodes = [
+def _nodes(source: _Source, section: Rect, other: _Source) -> Float64:
+    """Points over a section, evenly from edge to edge, as ``(u, v)`` in pixels of another tile."""
+    along = [
         np.linspace(start, stop, -(-(stop - start) // NODE_PX) + 1)
         for start, stop in ((section.top, section.bottom), (section.left, section.right))
     ]
-    v, u = np.meshgrid(*nodes, indexing="ij")
-    exact = _to_pixels(other.geobox, source.geobox.affine * (u, v), source.geobox.crs)
-    wy, wx = (_hats(at, n) for at, n in zip(nodes, section.shape, strict=True))
-    centres: Float64 = wy @ exact @ wx.T
-    return centres
-
-
-def _hats(nodes: Float64, n: int) -> Float64:
-    """Weights that give, from values at the nodes, linear ones at the centres between them."""
-    centres = nodes[0] + 0.5 + np.arange(n)
-    distance = np.abs(centres[:, None] - nodes) / (nodes[1] - nodes[0])
-    weights: Float64 = np.maximum(1 - distance, 0)
-    return weights
+    v, u = np.meshgrid(*along, indexing="ij")
+    return _to_pixels(other.geobox, source.geobox.affine * (u, v), source.geobox.crs)
 
 
 def _to_pixels(geobox: GeoBox, xy: tuple[Float64, Float64], crs: CRS | None) -> Float64:
@@ -912,11 +908,12 @@ def _areas(corners: Float64) -> Float64:
 
 
 class _Loops(NamedTuple):
-    """Compiled :func:`_sum_aligned`, :func:`_sum_slanted` and :func:`_mark`."""
+    """The functions below, compiled."""
 
     aligned: Callable[[Float64, Float64, Float64, Float64], None]
     slanted: Callable[[Float64, Float64, Float64], None]
-    mark: Callable[[Mask, Float64, Float64, Mask, Mask], None]
+    place: Callable[[Float64, Mask, Indices, Indices], tuple[int, int, int, int]]
+    mark: Callable[[Mask, Indices, Indices, Mask, Mask], None]
 
 
 @cache
@@ -926,9 +923,11 @@ def _loops() -> _Loops:
 
     from lczcube._window_loops import _compiled
 
-    for called in (_quad, _add_side, _settle_areas):
+    for called in (_quad, _add_side, _settle_areas, _bilinear):
         register_jitable(called)
-    return _Loops(_compiled(_sum_aligned), _compiled(_sum_slanted), _compiled(_mark))
+    return _Loops(
+        _compiled(_sum_aligned), _compiled(_sum_slanted), _compiled(_place), _compiled(_mark)
+    )
 
 
 def _sum_aligned(numbers: Float64, v: Float64, u: Float64, sums: Float64) -> None:
@@ -1037,10 +1036,36 @@ def _settle_areas(areas: Float64) -> None:
             areas[row, column] = abs(area) if abs(area) > MIN_AREA else 0.0
 
 
-def _mark(valid: Mask, u: Float64, v: Float64, wanted: Mask, marked: Mask) -> None:
-    """Mark the wanted points that lie in a valid pixel of a section."""
-    n_rows, n_columns = valid.shape
-    for i in range(u.shape[0]):
-        for j in range(u.shape[1]):
-            if wanted[i, j] and 0 <= v[i, j] < n_rows and 0 <= u[i, j] < n_columns:
-                marked[i, j] |= valid[int(v[i, j]), int(u[i, j])]
+def _place(
+    nodes: Float64, wanted: Mask, rows: Indices, columns: Indices
+) -> tuple[int, int, int, int]:
+    """Write the rows and columns of the wanted centres between nodes; what holds them all."""
+    n_v, n_u = nodes.shape[1] - 1, nodes.shape[2] - 1
+    top, left, bottom, right = FAR, FAR, -FAR, -FAR
+    for i in range(wanted.shape[0]):
+        y = (i + 0.5) * n_v / wanted.shape[0]
+        for j in range(wanted.shape[1]):
+            if wanted[i, j]:
+                x = (j + 0.5) * n_u / wanted.shape[1]
+                row = math.floor(_bilinear(nodes[1], y, x))
+                column = math.floor(_bilinear(nodes[0], y, x))
+                rows[i, j], columns[i, j] = row, column
+                top, bottom = min(top, row), max(bottom, row + 1)
+                left, right = min(left, column), max(right, column + 1)
+    return top, left, bottom, right
+
+
+def _bilinear(nodes: Float64, y: float, x: float) -> float:
+    i, j = int(y), int(x)
+    upper = nodes[i, j] * (j + 1 - x) + nodes[i, j + 1] * (x - j)
+    lower = nodes[i + 1, j] * (j + 1 - x) + nodes[i + 1, j + 1] * (x - j)
+    return float(upper * (i + 1 - y) + lower * (y - i))
+
+
+def _mark(valid: Mask, rows: Indices, columns: Indices, wanted: Mask, marked: Mask) -> None:
+    """Mark the wanted pixels whose place in a section is valid."""
+    for i in range(wanted.shape[0]):
+        for j in range(wanted.shape[1]):
+            row, column = rows[i, j], columns[i, j]
+            if wanted[i, j] and 0 <= row < valid.shape[0] and 0 <= column < valid.shape[1]:
+                marked[i, j] |= valid[row, column]
