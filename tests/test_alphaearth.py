@@ -510,7 +510,7 @@ def test_a_cube_of_tiles_is_that_of_the_same_files_as_rasters(world: World, tmp_
     inputs = ["aef", "raster"]
     cube = open_cube(open_catalog(report.path), world.cities[0].grid, inputs=inputs, year=2021)
     assert cube["aef"].attrs == cube["raster"].attrs | {
-        key: cube["aef"].attrs[key] for key in ("license", "license_note")
+        key: cube["aef"].attrs[key] for key in ("input", "license", "license_note")
     }
     np.testing.assert_array_equal(cube["aef"].values, cube["raster"].values)
     assert (cube["aef"].values != -128).any()
