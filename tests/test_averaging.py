@@ -20,7 +20,9 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from lczcube.averaging import (
+from lczcube.averaging import read_averaged
+from lczcube.errors import CatalogError, ConfigError, SourceError
+from lczcube.quantities import (
     BUILDING_BANDS,
     BUILDINGS,
     CANOPY,
@@ -28,9 +30,7 @@ from lczcube.averaging import (
     band_quantities,
     buildings,
     canopy,
-    read_averaged,
 )
-from lczcube.errors import CatalogError, ConfigError, SourceError
 from lczcube.reader import Storage
 from lczcube.tiles import Rect, Tile, frame_rect, place_tiles
 

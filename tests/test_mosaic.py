@@ -20,10 +20,10 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from lczcube.averaging import band_quantities
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError, SourceError
 from lczcube.mosaic import Averaged, Mosaic, mosaic_array, mosaics_of, require_covered
+from lczcube.quantities import band_quantities
 from lczcube.reader import Storage
 from lczcube.tiles import Rect, Tile, place_tiles
 

@@ -104,7 +104,7 @@ def build(
 
 
 @app.command
-def describe(folder: Path, /, *, config: Path | None = None) -> None:
+def describe(folder: Path, /, *, config: Path | None = None, seams: bool = False) -> None:
     """Print the grid and the layers of every city's cube; reads no pixel.
 
     Parameters
@@ -113,8 +113,12 @@ def describe(folder: Path, /, *, config: Path | None = None) -> None:
         Run folder.
     config
         City file; default: the one the folder was made with.
+    seams
+        Also read along the edges of tiles, and look there for steps and for tiles that are a pixel
+        out of place.
     """
     from lczcube.runfolder import open_run
+    from lczcube.seams import find_seams
     from lczcube.stages import describe_cube
 
     run = open_run(folder, config)
@@ -127,6 +131,8 @@ def describe(folder: Path, /, *, config: Path | None = None) -> None:
         )
         for name, facts in describe_cube(run.cube(city)).items():
             print(f"  {name}: " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+        if seams:
+            print(find_seams(run.cube_of_files(city, grid.halo_px)).to_text())
 
 
 @app.command

@@ -13,7 +13,13 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from lczcube.averaging import (
+from lczcube.catalog import Catalog, Layer
+from lczcube.decoders import Coding
+from lczcube.engines import LOADERS
+from lczcube.errors import CatalogError
+from lczcube.grid import BBox, Grid, bbox_of, project_bbox
+from lczcube.mosaic import Averaged, Mosaic, mosaic_array, require_covered
+from lczcube.quantities import (
     AVERAGING,
     BUILDING_BANDS,
     Quantity,
@@ -21,12 +27,6 @@ from lczcube.averaging import (
     buildings,
     canopy,
 )
-from lczcube.catalog import Catalog, Layer
-from lczcube.decoders import Coding
-from lczcube.engines import LOADERS
-from lczcube.errors import CatalogError
-from lczcube.grid import BBox, Grid, bbox_of, project_bbox
-from lczcube.mosaic import Averaged, Mosaic, mosaic_array, require_covered
 from lczcube.reader import Storage
 from lczcube.tiles import PlacedTile, place_tiles, tile_of
 

@@ -20,10 +20,11 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from odc.geo.geobox import GeoBox
 
-from lczcube.averaging import Quantity, read_averaged
+from lczcube.averaging import read_averaged
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError
 from lczcube.kernels import valid_mask
+from lczcube.quantities import Quantity
 from lczcube.reader import Codes, Storage, read_tile
 from lczcube.tiles import PlacedTile, Rect, frame_rect
 

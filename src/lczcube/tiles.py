@@ -311,10 +311,11 @@ def _centres_in(outline: shapely.Geometry, rect: Rect) -> npt.NDArray[np.bool_]:
 
     if outline.is_empty:
         return np.zeros(rect.shape, dtype=bool)
+    # Twice as large: rasterio warns of an identity transform, and the warning leaks from threads.
     inside: npt.NDArray[np.bool_] = geometry_mask(
-        [outline],
+        [shapely.transform(outline, lambda xy: 2 * xy)],
         out_shape=rect.shape,
-        transform=Affine(1, 0, rect.left, 0, 1, rect.top),
+        transform=Affine(2, 0, 2 * rect.left, 0, 2, 2 * rect.top),
         invert=True,
     )
     return inside

@@ -92,10 +92,11 @@ def _burnt(outlines: npt.NDArray[np.object_], tree: shapely.STRtree, rect: Rect)
 def _burn(outlines: list[shapely.Geometry], rect: Rect) -> npt.NDArray[np.uint8]:
     from rasterio.features import rasterize
 
+    # Twice as large: rasterio warns of an identity transform, and the warning leaks from threads.
     burnt: npt.NDArray[np.uint8] = rasterize(
-        outlines,
+        [shapely.transform(outline, lambda xy: 2 * xy) for outline in outlines],
         out_shape=rect.shape,
-        transform=Affine(1, 0, rect.left, 0, 1, rect.top),
+        transform=Affine(2, 0, 2 * rect.left, 0, 2, 2 * rect.top),
         fill=0,
         default_value=1,
         dtype="uint8",
