@@ -23,6 +23,7 @@ BBox = tuple[float, float, float, float]
 Share = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Statistic = Annotated[str, Field(pattern=r"^(mean|std|max|min|q[0-9]{2}|f-?[0-9]+)$")]
 
 
 class City(Table):
@@ -108,7 +109,8 @@ class RunTable(Table):
     models, baselines : tuple of str
         Models that give maps, and models that are only scored.
     stats : tuple of str
-        Statistics of a window.
+        Statistics of a window: ``mean``, ``std``, ``max``, ``min``, quantiles (``q95``), shares of
+        a class (``f11``).
     pseudo_weight : float
         Weight of a pseudo-label beside a label in training; 0 trains on labels alone.
     pseudo_per_class : int
@@ -131,9 +133,11 @@ class RunTable(Table):
     baselines: Annotated[
         tuple[Literal["forest", "forest_pixels", "knn"], ...], Field(strict=False)
     ] = ("forest", "forest_pixels")
-    stats: Annotated[
-        tuple[Literal["mean", "std", "max"], ...], Field(min_length=1, strict=False)
-    ] = ("mean", "std", "max")
+    stats: Annotated[tuple[Statistic, ...], Field(min_length=1, strict=False)] = (
+        "mean",
+        "std",
+        "max",
+    )
     pseudo_weight: Annotated[float, Field(ge=0)] = 0.5
     pseudo_per_class: Count = 500
 
