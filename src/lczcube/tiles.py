@@ -307,15 +307,8 @@ def _inner(rect: Rect | None, extent: shapely.Geometry | None, frame: GeoBox) ->
 
 
 def _centres_in(outline: shapely.Geometry, rect: Rect) -> npt.NDArray[np.bool_]:
-    from rasterio.features import geometry_mask
-
-    if outline.is_empty:
-        return np.zeros(rect.shape, dtype=bool)
-    # Twice as large: rasterio warns of an identity transform, and the warning leaks from threads.
-    inside: npt.NDArray[np.bool_] = geometry_mask(
-        [shapely.transform(outline, lambda xy: 2 * xy)],
-        out_shape=rect.shape,
-        transform=Affine(2, 0, 2 * rect.left, 0, 2, 2 * rect.top),
-        invert=True,
-    )
+    """Not by rasterio's masks, which are not thread-safe: they change the warning filters."""
+    shapely.prepare(outline)
+    x, y = np.arange(rect.left, rect.right) + 0.5, np.arange(rect.top, rect.bottom) + 0.5
+    inside: npt.NDArray[np.bool_] = shapely.intersects_xy(outline, *np.meshgrid(x, y))
     return inside

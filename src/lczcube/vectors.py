@@ -1,5 +1,7 @@
 """Vectors on a grid: which pixels lie in any of some polygons, lazily, chunk by chunk."""
 
+import threading
+
 import dask
 import dask.array as da
 import geopandas as gpd
@@ -15,6 +17,8 @@ from lczcube.errors import GridMismatchError
 from lczcube.grid import Grid
 from lczcube.layers import chunks_of
 from lczcube.tiles import N_SEGMENTS, Rect
+
+_BURNING = threading.Lock()
 
 
 def burn_polygons(polygons: gpd.GeoSeries, grid: Grid, *, halo_px: int = 0) -> xr.DataArray:
@@ -92,13 +96,15 @@ def _burnt(outlines: npt.NDArray[np.object_], tree: shapely.STRtree, rect: Rect)
 def _burn(outlines: list[shapely.Geometry], rect: Rect) -> npt.NDArray[np.uint8]:
     from rasterio.features import rasterize
 
-    # Twice as large: rasterio warns of an identity transform, and the warning leaks from threads.
-    burnt: npt.NDArray[np.uint8] = rasterize(
-        [shapely.transform(outline, lambda xy: 2 * xy) for outline in outlines],
-        out_shape=rect.shape,
-        transform=Affine(2, 0, 2 * rect.left, 0, 2, 2 * rect.top),
-        fill=0,
-        default_value=1,
-        dtype="uint8",
-    )
+    # Twice as large, as rasterio warns of an identity transform; and one at a time, as it changes
+    # the process's warning filters while it burns.
+    with _BURNING:
+        burnt: npt.NDArray[np.uint8] = rasterize(
+            [shapely.transform(outline, lambda xy: 2 * xy) for outline in outlines],
+            out_shape=rect.shape,
+            transform=Affine(2, 0, 2 * rect.left, 0, 2, 2 * rect.top),
+            fill=0,
+            default_value=1,
+            dtype="uint8",
+        )
     return burnt

@@ -165,7 +165,7 @@ def projected_peak_bytes(
     -----
     The interpreter and its libraries; for each task the largest slab three times over (decoded
     blocks in GDAL's cache, the slab, and its copy where tiles meet) and the codes of a chunk; and
-    the strips and features of two rows of slabs, which wait for their neighbours.
+    the strips and features of three rows of slabs, which wait for their neighbours.
     """
     grid = grid_of(cube)
     chunk_px = grid.chunk_px + 2 * halo_of(cube)
@@ -174,7 +174,7 @@ def projected_peak_bytes(
         pixel_bytes = len(layer.bands) * np.dtype(layer.dtype).itemsize
         tasks = max(tasks, 3 * pixel_bytes * max((_area(r) for r in layer.rects), default=0))
         tasks = max(tasks, pixel_bytes * chunk_px**2)
-        row_px = 2 * (grid.shape[1] + 2 * halo_of(cube))
+        row_px = 3 * (grid.shape[1] + 2 * halo_of(cube))
         slab_rows = max((r.shape[0] for r in layer.rects), default=0)
         strips = 4 * grid.cell_px * row_px * pixel_bytes
         n_windows = row_px * slab_rows // grid.stride_px**2
