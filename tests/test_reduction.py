@@ -1,5 +1,6 @@
 """Windows over tiles: the same bits however the layer is cut, stored, chunked or read."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xarray as xr
+import zarr
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -190,6 +192,38 @@ def test_npy_codes_with_scales_equal_coarsen_on_the_decoded_cube(
         np.moveaxis(cells["features"].values, -1, 0), expected, rtol=2e-6, atol=1e-6
     )
     require_same_bits(aggregate(cube.compute()).compute(), cells)
+
+
+def test_a_zarr_store_gives_the_bits_of_npy_tiles(tmp_path: Path) -> None:
+    """TESSERA's store of a zone: codes ``(time, band, y, x)`` and scales ``(time, y, x)``."""
+    rng = np.random.default_rng(9)
+    codes = rng.integers(-128, 128, (60, 60, 5)).astype(np.int8)
+    scales = rng.uniform(0.01, 0.2, (60, 60)).astype(np.float32)
+    scales[rng.random((60, 60)) < 0.1] = np.nan  # water
+    scales[:9, :4] = np.inf  # no data yet
+    group = zarr.open_group(tmp_path / "utm32", mode="w", zarr_format=3)
+    stored = {
+        "embeddings": np.stack([np.zeros_like(codes), codes]).transpose(0, 3, 1, 2),
+        "scales": np.stack([np.ones_like(scales), scales]),
+    }
+    for name, values in stored.items():
+        array = group.create_array(name, shape=values.shape, dtype=values.dtype, chunks="auto")
+        array[:] = values
+    npy = npy_tile(tmp_path, "a", codes, scales, 0, 0)
+    keys = {"href": str(tmp_path / "utm32"), "kind": "zarr", "time_index": 1}
+    of_store = [
+        replace(npy[0], axes="band,y,x", array="embeddings", **keys),
+        replace(npy[1], axes="y,x", array="scales", **keys),
+    ]
+    coding = Coding("int8_times_scale", "finite_scale", None, (1.0,) * 5, (0.0,) * 5)
+    like = np.zeros((5, 1, 1), np.int8)
+    grid = grid_at(0, 0, 15, 15, chunk_cells=4)
+    cubes = [
+        cube_of({"t": ([codes_tile], [scale_tile], like, coding)}, grid)
+        for codes_tile, scale_tile in (npy, of_store)
+    ]
+    require_same_bits(cubes[1].compute(), cubes[0].compute())
+    require_same_bits(aggregate(cubes[1]).compute(), aggregate(cubes[0]).compute())
 
 
 def test_layers_of_other_blocks_meet_in_one_table(tmp_path: Path) -> None:

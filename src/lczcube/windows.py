@@ -174,10 +174,10 @@ def projected_peak_bytes(
         pixel_bytes = len(layer.bands) * np.dtype(layer.dtype).itemsize
         tasks = max(tasks, 3 * pixel_bytes * max((_area(r) for r in layer.rects), default=0))
         tasks = max(tasks, pixel_bytes * chunk_px**2)
-        row_px = 3 * (grid.shape[1] + 2 * halo_of(cube))
+        three_rows_px = 3 * (grid.shape[1] + 2 * halo_of(cube))
         slab_rows = max((r.shape[0] for r in layer.rects), default=0)
-        strips = 4 * grid.cell_px * row_px * pixel_bytes
-        n_windows = row_px * slab_rows // grid.stride_px**2
+        strips = 4 * grid.cell_px * three_rows_px * pixel_bytes
+        n_windows = three_rows_px * slab_rows // grid.stride_px**2
         waiting += strips + n_windows * len(layer.bands) * len(stats) * 4
     return int(PROCESS_BYTES + n_concurrent * tasks + waiting)
 
