@@ -7,6 +7,7 @@ none.
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lczcube.cube import grid_of
 from lczcube.errors import StoreError
 from lczcube.grid import Grid
 from lczcube.probability import PERCENT_NODATA
+from lczcube.runtime import n_cores
 
 SCHEMA_VERSION = "1.0.0"
 
@@ -185,12 +187,27 @@ def _replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
+        with _threads_that_end():
+            yield partial
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(path, ignore_errors=True)
     partial.replace(path)
+
+
+@contextmanager
+def _threads_that_end() -> Iterator[None]:
+    """A pool of threads whose tasks are all over when it is left.
+
+    Dask raises a task's error at once, while the tasks beside it still write: what is then removed
+    would come back.
+    """
+    import dask
+
+    n_threads = dask.config.get("num_workers", None) or n_cores()
+    with ThreadPoolExecutor(n_threads) as pool, dask.config.set(pool=pool):
+        yield
 
 
 def _prepare(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:

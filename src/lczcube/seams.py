@@ -485,12 +485,15 @@ def _test_step(strip: Values) -> float | None:
     blocks = np.concatenate([_block_means(jumps), _block_means(jumps * levels)])
     valid = np.isfinite(blocks[0])
     blocks = blocks[:, valid[:, STRIP_PX] & (valid[:, _INSIDE].sum(axis=1) >= MIN_LINES)]
-    n_lines = int(np.isfinite(blocks[0][:, _INSIDE]).any(axis=0).sum())
     if blocks.shape[1] < MIN_BLOCKS:
         return None
-    scores = _agreement(_standardised(blocks))
-    t = float(_lowest(scores[:, STRIP_PX])) / _spread(scores[:, _INSIDE])
-    return _p_value(t, n_lines - 1)
+    blocks = _whitened(_standardised(blocks))
+    sums = _lowest(_agreement(blocks)) / _spread(blocks[..., _INSIDE])
+    inside = sums[_INSIDE & np.isfinite(sums)]
+    if len(inside) < MIN_LINES:
+        return None
+    t = (sums[STRIP_PX] - max(0.0, inside.mean())) / max(1.0, inside.std())
+    return _p_value(float(t), len(inside) // STENCIL_PX)
 
 
 def _forecasts(strip: Values) -> tuple[Values, Values]:
@@ -574,21 +577,25 @@ def _smallest(values: Values) -> Numbers:
     return smallest
 
 
-def _agreement(blocks: Numbers) -> Numbers:
-    """``(block, line)``: each block along the mean of the others that do not touch it."""
-    n_channels, n_blocks, n_lines = blocks.shape
+def _whitened(blocks: Numbers) -> Numbers:
+    """Channels turned so that inside the tiles they are uncorrelated, as far as lines can tell."""
+    n_channels = len(blocks)
     inside = blocks[:, :, _INSIDE].reshape(n_channels, -1)
     inside = inside[:, np.isfinite(inside).all(axis=0)]
     shrunk = n_channels / (n_channels + _INSIDE.sum())
     covariance = (1 - shrunk) * (inside @ inside.T) / inside.shape[1]
-    covariance += shrunk * np.eye(n_channels)
-    apart = np.abs(np.subtract.outer(np.arange(n_blocks), np.arange(n_blocks))) > 1
-    apart = apart / apart.sum(axis=1, keepdims=True)
-    others = np.einsum("bo,con->cbn", apart, np.nan_to_num(blocks)).reshape(n_channels, -1)
-    direction = np.linalg.solve(covariance, others)
-    length = np.sqrt((direction * (covariance @ direction)).sum(axis=0))
-    along = (direction.reshape(blocks.shape) * blocks).sum(axis=0)
-    scores: Numbers = along / np.maximum(length.reshape(n_blocks, n_lines), 1e-12)
+    root = np.linalg.cholesky(covariance + shrunk * np.eye(n_channels))
+    whitened: Numbers = np.linalg.solve(root, blocks.reshape(n_channels, -1))
+    return whitened.reshape(blocks.shape)
+
+
+def _agreement(blocks: Numbers) -> Numbers:
+    """``(block, line)``: each block along the mean of the others that do not touch it."""
+    number = np.arange(blocks.shape[1])
+    apart = (np.abs(np.subtract.outer(number, number)) > 1).astype(float)
+    others = np.einsum("bo,con->cbn", apart, np.nan_to_num(blocks))
+    length = np.sqrt(np.square(others).sum(axis=0))
+    scores: Numbers = (others * blocks).sum(axis=0) / np.maximum(length, 1e-12)
     return scores
 
 
@@ -600,11 +607,10 @@ def _lowest(scores: Numbers) -> Numbers:
 
 
 def _spread(scores: Numbers) -> float:
-    """How much more the sum over blocks varies between lines than that of independent scores."""
-    count = np.isfinite(scores).sum(axis=0)
-    enough = 2 * count >= len(scores)
-    squares = np.square(np.nansum(scores[:, enough], axis=0)) / count[enough]
-    return math.sqrt(min(max(float(squares.mean()), 1.0), len(scores)))
+    """How much more sums over blocks, axis -2, vary than those of independent scores would."""
+    known = np.nan_to_num(scores)
+    ratio = np.square(known.sum(axis=-2)).sum() / np.square(known).sum()
+    return math.sqrt(min(max(float(ratio), 1.0), scores.shape[-2]))
 
 
 def _p_value(t: float, n_free: int) -> float:
@@ -701,6 +707,8 @@ def _factors(strip: Values) -> Values:
     near, far = strip[:, :, 1:] - strip[:, :, :-1], strip[:, :, 2:] - strip[:, :, :-2]
     scale = np.sqrt(np.nanmean(np.square(near, dtype=np.float64), axis=(1, 2)))
     varied = scale > _smallest(strip)
+    if not varied.any():
+        return strip[:0]
     unit = 1 / scale[varied]
     noise, signal = (_outer(d[varied], unit) for d in (near, far))
     root = np.linalg.cholesky(noise + 1e-3 * np.eye(len(noise)))
