@@ -86,7 +86,7 @@ def bands_of(made: SourceItem) -> list[dict[str, Any]]:
 def table_of(source: str, path: Path | str, **keys: Any) -> gpd.GeoDataFrame:
     table = register(source, path, **keys).table
     assert table is not None
-    return table
+    return table.frame
 
 
 def polygon_codes(path: Path, **keys: Any) -> list[int]:
@@ -299,8 +299,8 @@ def test_a_raster_cut_short_is_refused_when_its_pixels_are_read(tmp_path: Path) 
 def test_a_label_table_has_the_agreed_columns_and_types(tmp_path: Path) -> None:
     path = write_polygons(tmp_path / "a.gpkg", squares([3, 17]))
     made = register("polygons", path, class_column="lcz", year=2019, license="MIT")
-    table = made.table
-    assert table is not None
+    assert made.table is not None
+    table = made.table.frame
     assert list(table.columns) == list(TABLE_COLUMNS)
     assert [str(table[name].dtype) for name in ("lcz", "weight", "year")] == [
         "uint8",
@@ -344,7 +344,7 @@ def test_rows_without_a_class_are_left_out_and_counted(tmp_path: Path) -> None:
     path = write_polygons(tmp_path / "a.gpkg", squares(["5", None, "0", ""]))
     made = register("polygons", path, class_column="lcz")
     assert made.table is not None
-    assert list(made.table["patch_id"]) == ["x/a/000000"]
+    assert list(made.table.frame["patch_id"]) == ["x/a/000000"]
     assert made.item.properties["lczcube:n_dropped"] == 3
 
 
@@ -419,8 +419,8 @@ def test_an_invalid_polygon_is_made_valid_and_counted(tmp_path: Path) -> None:
     frame = gpd.GeoDataFrame({"lcz": [5]}, geometry=[bow_tie], crs=UTM32)
     made = register("polygons", write_polygons(tmp_path / "a.gpkg", frame), class_column="lcz")
     assert made.table is not None
-    assert made.table.is_valid.all()
-    assert made.table.area.sum() == 5000
+    assert made.table.frame.is_valid.all()
+    assert made.table.frame.area.sum() == 5000
     assert made.item.properties["lczcube:n_repaired"] == 1
 
 
@@ -431,7 +431,7 @@ def test_rows_without_an_area_are_left_out_and_counted(tmp_path: Path) -> None:
     )
     made = register("polygons", write_polygons(tmp_path / "a.gpkg", frame), class_column="lcz")
     assert made.table is not None
-    assert list(made.table["lcz"]) == [5]
+    assert list(made.table.frame["lcz"]) == [5]
     assert made.item.properties["lczcube:n_dropped"] == 2
 
 
@@ -568,7 +568,7 @@ def test_training_areas_in_kmz_are_read_by_folder_despite_brackets_and_empty_lay
     made = register("polygons", path, class_column="layer", year=2006)
     assert made.item.id == "x_Melbourne-2006-JamesBennie"
     assert made.table is not None
-    counts = made.table["lcz"].value_counts().to_dict()
+    counts = made.table.frame["lcz"].value_counts().to_dict()
     assert counts == {1: 3, 3: 5, 6: 15, 8: 15, 9: 13, 11: 13, 12: 13, 14: 13, 17: 11}
 
 

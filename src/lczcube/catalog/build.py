@@ -16,17 +16,12 @@ from lczcube.catalog.geoparquet import write_geoparquet
 from lczcube.catalog.stores import CATALOG_FILE
 from lczcube.config import CityFile, read_config
 from lczcube.errors import CatalogError, LczcubeError, SourceError
-from lczcube.sources import EmbeddingInput, Input, SourceItem, build_items, find_files
+from lczcube.sources import Input, SourceItem, build_items, find_files
 from lczcube.sources.files import file_facts, redact
 from lczcube.sources.items import LCZCUBE_URI, PARQUET_TYPE, SCIENTIFIC_URI
-from lczcube.sources.label_tables import labels_asset_fields
-from lczcube.sources.raster import RasterInput
 
 if TYPE_CHECKING:
-    import geopandas as gpd
     import pystac
-
-LABELS_ASSET = "labels"
 
 _FIELDS = (
     "layer",
@@ -254,24 +249,21 @@ def _write(
 def _write_table(made: SourceItem, staging: Path, target: Path) -> None:
     import pystac
 
-    if made.table is None:
+    table = made.table
+    if table is None:
         return
     name = f"{made.item.id}.parquet"
     staging.mkdir(exist_ok=True)
-    _write_labels(made.table, staging / name)
+    table.frame.to_parquet(staging / name, index=False, compression="zstd", **table.parquet)
     made.item.add_asset(
-        LABELS_ASSET,
+        table.asset,
         pystac.Asset(
             href=(target / name).as_posix(),
             media_type=PARQUET_TYPE,
-            roles=["data", "labels"],
-            extra_fields=labels_asset_fields(made.table) | file_facts(str(staging / name)),
+            roles=["data", table.asset],
+            extra_fields={**table.fields, **file_facts(str(staging / name))},
         ),
     )
-
-
-def _write_labels(table: gpd.GeoDataFrame, path: Path) -> None:
-    table.to_parquet(path, index=False, compression="zstd")
 
 
 def _collection(entry: Input, made: Sequence[SourceItem]) -> pystac.Collection:
@@ -296,27 +288,12 @@ def _collection(entry: Input, made: Sequence[SourceItem]) -> pystac.Collection:
 
 def _our_fields(entry: Input, coding: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "layer": "labels",
         "ai_derived": entry.ai_derived,
         "synthetic": entry.synthetic,
         "license_note": entry.license_note or _published(entry, "license_note"),
+        **entry.layer_fields,
+        **coding,
     }
-    if isinstance(entry, EmbeddingInput):
-        values |= {
-            "layer": entry.layer,
-            "resampling": entry.resampling,
-            "static": entry.static,
-            **coding,
-        }
-    if isinstance(entry, RasterInput):
-        values |= {
-            "layer": entry.layer,
-            "product": entry.product,
-            "decoder": entry.decoder,
-            "valid": entry.valid,
-            "resampling": entry.resampling,
-            "static": entry.static,
-        }
     return {f"lczcube:{k}": values[k] for k in _FIELDS if values.get(k) is not None}
 
 

@@ -5,9 +5,10 @@ items, and label tables where it reads labels, of one file. One whose files are 
 archive or an index has ``find_files`` too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import Annotated, get_args
 
 from pydantic import Field
 
@@ -41,28 +42,18 @@ AnyInput = Annotated[
 """An ``[[input]]`` table of any kind."""
 
 SOURCES: Mapping[str, type[Input]] = {
-    "raster": RasterInput,
-    "alphaearth": AlphaEarthInput,
-    "tessera": TesseraInput,
-    "polygons": PolygonsInput,
-    "label_raster": LabelRasterInput,
-    "patches": PatchesInput,
+    get_args(settings.model_fields["source"].annotation)[0]: settings
+    for settings in get_args(get_args(AnyInput)[0])
 }
 """Settings by value of ``source``."""
 
-_BUILDERS: Mapping[str, Callable[[Any, SourceFile], list[SourceItem]]] = {
-    "raster": raster.build_items,
-    "alphaearth": alphaearth.build_items,
-    "tessera": tessera.build_items,
-    "polygons": polygons.build_items,
-    "label_raster": label_raster.build_items,
-    "patches": patches.build_items,
-}
-
-
-_FINDERS: Mapping[str, Callable[..., list[SourceFile]]] = {
-    "alphaearth": alphaearth.find_files,
-    "tessera": tessera.find_files,
+_MODULES: Mapping[str, ModuleType] = {
+    "raster": raster,
+    "alphaearth": alphaearth,
+    "tessera": tessera,
+    "polygons": polygons,
+    "label_raster": label_raster,
+    "patches": patches,
 }
 
 
@@ -84,9 +75,11 @@ def find_files(entry: Input, *, folder: Path, cities: Mapping[str, BBox]) -> lis
     ConfigError
         If an href or an index cannot be used as it is written.
     """
-    if entry.source in _FINDERS:
-        return _FINDERS[entry.source](entry, folder=folder, cities=cities)
-    return expand_hrefs(entry, folder=folder, cities=tuple(cities))
+    find = getattr(_MODULES[entry.source], "find_files", None)
+    if find is None:
+        return expand_hrefs(entry, folder=folder, cities=tuple(cities))
+    files: list[SourceFile] = find(entry, folder=folder, cities=cities)
+    return files
 
 
 def build_items(entry: Input, file: SourceFile) -> list[SourceItem]:
@@ -97,4 +90,5 @@ def build_items(entry: Input, file: SourceFile) -> list[SourceItem]:
     MissingInputError, SourceError, LabelError
         If the file is not there, cannot be registered as it is, or holds no LCZ codes.
     """
-    return _BUILDERS[entry.source](entry, file)
+    items: list[SourceItem] = _MODULES[entry.source].build_items(entry, file)
+    return items

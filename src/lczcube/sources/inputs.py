@@ -105,6 +105,15 @@ class Input(Table):
         """Years of the input, sorted; empty where it has none."""
         return tuple(sorted({*self.years, *([] if self.year is None else [self.year])}))
 
+    @property
+    def layer_fields(self) -> dict[str, Any]:
+        """What its collection says of its values: ``layer``, and how they may be read.
+
+        ``decoder``, ``valid``, ``resampling``, ``static`` and ``product`` where the input decides
+        them; see :class:`lczcube.catalog.Layer`.
+        """
+        return {"layer": "labels"}
+
     @model_validator(mode="after")
     def _check_years(self) -> "Input":
         if self.year is not None and self.years:
@@ -132,10 +141,12 @@ class EmbeddingInput(Input):
     """
 
     kind: ClassVar[Kind] = "raster"
-    layer: ClassVar[str] = "embedding"
-    resampling: ClassVar[str] = "nearest"
-    static: ClassVar[bool] = False
     years_in_paths: ClassVar[bool] = True
 
     product: Annotated[str, Field(pattern=r"^\S+$")] | None = None
     checksums: bool = False
+
+    @property
+    def layer_fields(self) -> dict[str, Any]:
+        """An embedding: codes at their own place and date; the files say how they are coded."""
+        return {"layer": "embedding", "resampling": "nearest", "static": False}

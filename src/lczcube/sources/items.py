@@ -34,22 +34,44 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 @dataclass(frozen=True)
+class ItemTable:
+    """A table that is written as GeoParquet beside its item.
+
+    Attributes
+    ----------
+    frame : geopandas.GeoDataFrame
+        The rows.
+    asset : str
+        Key of the asset it becomes, and its second role.
+    fields : mapping
+        Further fields of the asset.
+    parquet : mapping
+        Options of :meth:`geopandas.GeoDataFrame.to_parquet`.
+    """
+
+    frame: gpd.GeoDataFrame
+    asset: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    parquet: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class SourceItem:
     """What a source makes of one file.
 
     Attributes
     ----------
     item : pystac.Item
-        Describes the file; a label item has no asset ``labels`` yet.
-    table : geopandas.GeoDataFrame or None
-        Labels to write beside the item.
+        Describes the file; it lacks the asset of its table yet.
+    table : ItemTable or None
+        Rows to write beside the item: labels, or features of a map.
     coding : mapping of str to str
         ``product``, ``decoder`` and ``valid`` where the file decides them; all items of an input
         agree.
     """
 
     item: pystac.Item
-    table: gpd.GeoDataFrame | None = None
+    table: ItemTable | None = None
     coding: Mapping[str, str] = field(default_factory=dict)
 
 

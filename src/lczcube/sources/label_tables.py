@@ -22,6 +22,7 @@ from lczcube.sources.items import (
     LCZCUBE_URI,
     PROJECTION_URI,
     TABLE_URI,
+    ItemTable,
     SourceItem,
     crs_fields,
     crs_name,
@@ -31,6 +32,9 @@ from lczcube.sources.items import (
 if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
+
+LABELS_ASSET = "labels"
+"""Asset of a label item that is its table."""
 
 TABLE_COLUMNS = {
     "patch_id": ("string", "Unique id of the label"),
@@ -125,10 +129,10 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
         extensions=(PROJECTION_URI, LABEL_URI, TABLE_URI, FILE_URI, LCZCUBE_URI),
     )
     item.add_asset("source", _source_asset(file))
-    return SourceItem(item, table)
+    return SourceItem(item, ItemTable(table, LABELS_ASSET, _asset_fields(table)))
 
 
-def labels_asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
+def _asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
     """Table-extension fields of the asset that holds a label table."""
     return {
         "table:columns": [

@@ -74,6 +74,12 @@ class RasterInput(Input):
     bands: Names = ()
     static: bool = False
 
+    @property
+    def layer_fields(self) -> dict[str, Any]:
+        """As the input says."""
+        names = ("layer", "product", "decoder", "valid", "resampling", "static")
+        return {name: getattr(self, name) for name in names}
+
     @model_validator(mode="after")
     def _check_product(self) -> RasterInput:
         if self.layer == "embedding" and not self.product:
