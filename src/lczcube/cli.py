@@ -137,7 +137,14 @@ def describe(folder: Path, /, *, config: Path | None = None, seams: bool = False
 
 @app.command
 def synth(
-    out: Path, /, *, cities: int = 2, km: float = 6.0, seed: int = 7, dry_run: bool = False
+    out: Path,
+    /,
+    *,
+    cities: int = 2,
+    km: float = 6.0,
+    layers: str = "alphaearth",
+    seed: int = 7,
+    dry_run: bool = False,
 ) -> None:
     """Write a small synthetic world: inputs, labels, the true map, and its world.toml.
 
@@ -149,19 +156,24 @@ def synth(
         Number of cities, in different UTM zones and hemispheres.
     km
         Side of each city, km.
+    layers
+        Inputs to write, each in its publisher's format, with commas between; "all" for all.
     seed
         Seed of everything random.
     dry_run
         Print what would be written and how large it is; write nothing.
     """
+    from lczcube.synth.layers import LAYERS
+
+    names = tuple(LAYERS) if layers == "all" else tuple(name.strip() for name in layers.split(","))
     if dry_run:
         from lczcube.plans import plan_world
 
-        print(plan_world(out, cities=cities, km=km, seed=seed))
+        print(plan_world(out, cities=cities, km=km, seed=seed, layers=names))
         return
     from lczcube.synth import write_world
 
-    world = write_world(out, cities=cities, km=km, seed=seed)
+    world = write_world(out, cities=cities, km=km, seed=seed, layers=names)
     print(f"synthetic world of {cities} cities: {Path(out) / 'world.toml'}")
     print(f"Bayes-optimal accuracy on pure cells: {world.bayes_accuracy:.3f}")
 

@@ -1,0 +1,108 @@
+"""The layers that a synthetic world may hold: what writes them, and their part of its city file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lczcube.synth.aef_index import write_aef_index
+from lczcube.synth.city import City
+from lczcube.synth.embedding import Difficulty, embedding_model
+from lczcube.synth.files import tiles, write_tile
+from lczcube.synth.tessera import write_tessera
+
+TESSERA_FOLDER = "tessera"
+DEFAULT_LAYERS = ("alphaearth",)
+
+Parameters = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class WorldLayer:
+    """A layer of a world.
+
+    Attributes
+    ----------
+    write : callable
+        Writes its files for all cities into the world's folder.
+    toml : str
+        Its ``[[input]]`` in ``world.toml``, with ``{seed}`` and ``{year}``.
+    bytes_per_km2 : int
+        About, before compression.
+    product : str
+        Identity of an embedding, with ``{seed}``; empty for any other layer.
+    """
+
+    write: Callable[[Path, Sequence[City], Parameters], None]
+    toml: str
+    bytes_per_km2: int
+    product: str = ""
+
+
+def layers_of(parameters: Parameters) -> list[str]:
+    """Layers of a world; one that does not say has AlphaEarth alone."""
+    return list(parameters.get("layers", DEFAULT_LAYERS))
+
+
+def _write_alphaearth(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    difficulty = Difficulty(**parameters["difficulty"])
+    model = embedding_model(difficulty, n_cities=len(cities), seed=parameters["seed"])
+    for city in cities:
+        places = tiles(out, city, parameters)
+        for path, window in places:
+            write_tile(path, window, city, model, parameters["year"])
+        if parameters.get("index"):
+            write_aef_index(places[0][0].parents[2], city, places, year=parameters["year"])
+
+
+def _write_tessera(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    write_tessera(
+        out / TESSERA_FOLDER,
+        cities,
+        seed=parameters["seed"],
+        year=parameters["year"],
+        difficulty=Difficulty(**parameters["difficulty"]),
+    )
+
+
+LAYERS: Mapping[str, WorldLayer] = {
+    "alphaearth": WorldLayer(
+        _write_alphaearth,
+        """\
+# SYNTHETIC embedding in AlphaEarth's format; another seed is another product.
+[[input]]
+name = "alphaearth"
+source = "raster"
+layer = "embedding"
+product = "synthetic-alphaearth/{seed}"
+decoder = "signed_square"
+valid = "all_bands_nodata"
+synthetic = true
+href = "alphaearth/{{city}}/annual/{{year}}/*/*.tiff"
+years = [{year}]
+title = "Synthetic embedding"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=64 * 100**2,
+        product="synthetic-alphaearth/{seed}",
+    ),
+    "tessera": WorldLayer(
+        _write_tessera,
+        """\
+# SYNTHETIC embedding in TESSERA's format; its tessera_metadata.json says which product it is.
+[[input]]
+name = "tessera"
+source = "tessera"
+synthetic = true
+href = "tessera"
+year = {year}
+title = "Synthetic TESSERA"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=(128 + 4) * 100**2,
+        product="tessera/0.0/synthetic-{seed}",
+    ),
+}
+"""By name."""
