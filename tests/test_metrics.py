@@ -38,9 +38,7 @@ def by_sklearn(name: str, true: Codes, predicted: Codes) -> float:
     ways: dict[str, Any] = {
         "oa": lambda: sklearn_metrics.accuracy_score(true, predicted),
         "oa_u": lambda: sklearn_metrics.accuracy_score(true[built], predicted[built]),
-        "oa_bu": lambda: sklearn_metrics.accuracy_score(
-            built, np.where(predicted, predicted <= 10, 2)
-        ),
+        "oa_bu": lambda: sklearn_metrics.accuracy_score(built, built_as_said),
         "kappa": lambda: sklearn_metrics.cohen_kappa_score(true, predicted),
         "macro_f1": lambda: sklearn_metrics.f1_score(true, predicted, **present),
         "mean_iou": lambda: sklearn_metrics.jaccard_score(true, predicted, **present),
