@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import time
 
 import numpy as np
 import pytest
@@ -184,14 +183,6 @@ class TestIntervals:
             for rows in (np.arange(true.size), order)
         )
         assert here.to_dict() == there.to_dict()
-
-    @pytest.mark.parametrize("n_groups", [82, 20_000])
-    def test_a_thousand_draws_of_twenty_thousand_pixels_are_quick(self, n_groups):
-        true, predicted, groups = random_labels(20_000, n_groups)
-        scored(true[:100], predicted[:100], n_boot=1)
-        start = time.perf_counter()
-        scored(true, predicted, groups=groups, n_boot=1000)
-        assert time.perf_counter() - start < 5
 
 
 class TestRepeats:
