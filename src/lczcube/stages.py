@@ -1,5 +1,6 @@
 """The stages of a run: what each depends on, what it writes, and how."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from lczcube.labels.samples import (
     without_absent,
     write_samples,
 )
+from lczcube.labels.splits import rows_of_roles
 from lczcube.models import context_px
 from lczcube.products import open_features, open_product, write_map_png, write_product
 from lczcube.propagate import (
@@ -35,12 +37,14 @@ from lczcube.training import (
     cross_validate_models,
     fit_models,
     predict_maps,
+    roles_of,
     training_rows,
     unet_parameters,
 )
 from lczcube.windows import aggregate, projected_peak_bytes
 
-EVALUATION_SPLITS = ("validation", "testing")
+PLACES: dict[str, Any] = {"cities": {"__all__": {"bbox", "crs"}}}
+ROLES = {"donors", "evaluate_on"}
 
 SETTINGS = {"run", "grid", "propagate", "xgb", "unet"}
 
@@ -180,7 +184,7 @@ def _write_samples(run: Run, city: str, cube: xr.Dataset) -> int:
 
 
 def _propagate(run: Run) -> str:
-    samples = {city: training_rows(part, run.table) for city, part in run.samples().items()}
+    samples = {city: training_rows(part, run.config) for city, part in run.samples().items()}
     lines = []
     for city in run.cities:
         run.progress(f"propagate: {city}")
@@ -200,13 +204,21 @@ def _propagate(run: Run) -> str:
 def _donor_cities(run: Run, city: str, samples: dict[str, xr.Dataset]) -> list[str]:
     donors = run.config.propagate.donors
     named = {"all": list(samples), "own": [city]}.get(str(donors), donors)
-    cities = [name for name in named if name in samples]
+    cities = [name for name in named if name in samples and samples[name].sizes["sample"]]
     if not cities:
         raise LabelError(
-            f"city {city!r} has no donors: donors = {donors!r} and labels lie in "
-            f"{', '.join(samples) or 'no city'}. Name cities with labels in [propagate] donors."
+            f"city {city!r} has no donors: donors = {donors!r} and labels to train on lie in "
+            f"{', '.join(n for n in samples if samples[n].sizes['sample']) or 'no city'}; "
+            f"{_splits_of(run, city)}. Name cities with labels in [propagate] donors, or a city's "
+            "donor splits in its table (donors = [...])."
         )
     return cities
+
+
+def _splits_of(run: Run, city: str) -> str:
+    found = Counter(run.labels(city)["split"].astype(str))
+    listed = ", ".join(f"{name or 'no split'} ({n})" for name, n in sorted(found.items()))
+    return f"its own labels are of {listed or 'no split'}"
 
 
 def _keep(run: Run, city: str, voted: xr.Dataset, donor_id: Any) -> str:
@@ -218,7 +230,8 @@ def _keep(run: Run, city: str, voted: xr.Dataset, donor_id: Any) -> str:
         }
     )
     labels = run.labels(city)
-    is_evaluation = (run.table.split == "given") & labels["split"].isin(EVALUATION_SPLITS)
+    _, evaluated = rows_of_roles(labels, roles_of(run.config))
+    is_evaluation = evaluated if run.table.split == "given" else np.zeros(len(labels), bool)
     narrowed, counts = exclude_pseudo_labels(
         cells,
         labels=labels,
@@ -344,7 +357,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "build-catalog",
         lambda run: [
-            run.config.model_dump(mode="json", include={"id", "inputs", "cities"}),
+            run.config.model_dump(mode="json", include={"id": True, "inputs": True, **PLACES}),
             run.input_stats(),
         ],
         lambda run: [run.folder / "catalog" / "catalog.json"],
@@ -353,7 +366,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "cube",
         lambda run: (
-            run.config.model_dump(mode="json", include={"grid", "cities"})
+            run.config.model_dump(mode="json", include={"grid": True, **PLACES})
             | run.table.model_dump(
                 mode="json", include={"features", "year", "nearest_year", "missing", "engine"}
             )
@@ -373,7 +386,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "propagate",
-        lambda run: [run.config.propagate.model_dump(mode="json"), run.table.split],
+        lambda run: [
+            run.config.propagate.model_dump(mode="json"),
+            run.table.split,
+            run.config.model_dump(mode="json", include={"cities": {"__all__": ROLES}}),
+        ],
         _in_cities("propagated.zarr", "pseudo_labels.parquet"),
         _propagate,
     ),

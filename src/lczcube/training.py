@@ -16,8 +16,9 @@ from lczcube.crossval import Candidate, CrossValidation, cross_validate
 from lczcube.cube import image
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
-from lczcube.labels import rasterize_labels
-from lczcube.labels.samples import join_samples
+from lczcube.labels import Roles, rasterize_labels
+from lczcube.labels.samples import join_samples, sample_frame
+from lczcube.labels.splits import rows_of_roles
 from lczcube.lcz import NODATA
 from lczcube.models import (
     Area,
@@ -95,7 +96,7 @@ def fit_models(
     counts = {}
     if "xgb" in run.models:
         progress("train: xgb")
-        parts = [training_rows(part, run) for part in samples.values()]
+        parts = [training_rows(part, config) for part in samples.values()]
         if run.pseudo_weight > 0:
             parts += [
                 part
@@ -162,15 +163,22 @@ def cross_validate_models(
         method=run.split,
         folds=run.folds,
         seeds=range(run.seed, run.seed + run.repeats),
+        roles=roles_of(config),
         progress=progress,
     )
 
 
-def training_rows(samples: xr.Dataset, run: RunTable) -> xr.Dataset:
-    """The samples that final models train on: all, or those marked training with a given split."""
-    if run.split != "given":
+def training_rows(samples: xr.Dataset, config: CityFile) -> xr.Dataset:
+    """The samples that final models train on: all, or those of the donor splits when given."""
+    if _run_table(config).split != "given":
         return samples
-    return samples.isel(sample=np.flatnonzero(samples["split"].values == "training"))
+    donors, _ = rows_of_roles(sample_frame(samples), roles_of(config))
+    return samples.isel(sample=np.flatnonzero(donors))
+
+
+def roles_of(config: CityFile) -> dict[str, Roles]:
+    """What the publisher's splits are for, by city."""
+    return {name: Roles(city.donors, city.evaluate_on) for name, city in config.cities.items()}
 
 
 def pseudo_samples(data: CityData, run: RunTable) -> xr.Dataset | None:
@@ -293,7 +301,7 @@ def _fit_unet(
     run = _run_table(config)
     parameters = unet_parameters(config)
     weight = run.pseudo_weight if groups is None else 0.0
-    areas = [_area(data, run, context_px(parameters), groups, weight) for data in cities]
+    areas = [_area(data, config, context_px(parameters), groups, weight) for data in cities]
     return fit_unet(
         areas,
         seed=seed,
@@ -306,13 +314,13 @@ def _fit_unet(
 
 
 def _area(
-    data: CityData, run: RunTable, halo_px: int, groups: set[str] | None, pseudo_weight: float
+    data: CityData, config: CityFile, halo_px: int, groups: set[str] | None, pseudo_weight: float
 ) -> Area:
     labels = data.labels
     if groups is not None:
         labels = labels[labels["group"].isin(groups)]
-    elif run.split == "given":
-        labels = labels[labels["split"] == "training"]
+    elif _run_table(config).split == "given":
+        labels = labels[rows_of_roles(labels, roles_of(config))[0]]
     shape = data.grid.shape
     lcz = np.zeros(shape, dtype=np.uint8)
     if len(labels):

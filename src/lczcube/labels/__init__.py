@@ -2,11 +2,12 @@
 
 from lczcube.labels.burn import label_cells, rasterize_labels
 from lczcube.labels.leakage import LeakageReport, leakage_report
-from lczcube.labels.splits import Split, split_labels
+from lczcube.labels.splits import Roles, Split, split_labels
 from lczcube.labels.table import read_labels, require_labels
 
 __all__ = [
     "LeakageReport",
+    "Roles",
     "Split",
     "label_cells",
     "leakage_report",
