@@ -224,9 +224,32 @@ for _name, _summary in (
     ("propagate", "Pseudo-labels from the nearest labelled features."),
     ("train", "Fit the models on labels and pseudo-labels."),
     ("predict", "Write the maps: Zarr and PNG."),
-    ("evaluate", "Cross-validate the models and print their scores."),
 ):
     _stage_command(_name, _summary)
+
+
+@app.command
+def evaluate(
+    folder: Path,
+    /,
+    *,
+    protocol: str | None = None,
+    config: Path | None = None,
+    options: Options | None = None,
+) -> None:
+    """Cross-validate the models and print their scores.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    protocol
+        Split and score as published tables do: wudapt, culture-10, leave-one-city-out, block-cv,
+        polygon-cv, random. Default: as the city file says.
+    config
+        City file; default: the one the folder was made with.
+    """
+    _stages(["evaluate"], folder, config, options or Options(), protocol=protocol)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -268,12 +291,13 @@ def _stages(
     options: Options,
     *,
     write: bool = False,
+    protocol: str | None = None,
 ) -> None:
     if options.verbose:
         import logging
 
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    from lczcube.pipeline import plan, run_stages
+    from lczcube.pipeline import plan, run_stages, score_run
     from lczcube.runfolder import open_run
     from lczcube.runtime import n_cores, open_scheduler
     from lczcube.stages import write_cubes
@@ -290,6 +314,9 @@ def _stages(
         print(plan(run))
         return
     with open_scheduler(options.cluster, n_workers=options.workers):
+        if protocol is not None:
+            print(score_run(run, protocol))
+            return
         reports = run_stages(run, names, overwrite=options.overwrite)
         if write:
             print(write_cubes(run, overwrite=options.overwrite))

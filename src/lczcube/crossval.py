@@ -1,7 +1,7 @@
 """Cross-validation: every model on the same folds, seed by seed, scored on what it has not seen."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from lczcube.evaluate import Comparison, Scores, Unit, compare, score
 from lczcube.grid import Grid
 from lczcube.labels import LeakageReport, Roles, Split, leakage_report, split_labels
 from lczcube.labels.samples import sample_frame, sample_squares
-from lczcube.labels.splits import Method
+from lczcube.labels.splits import UNUSED, Method
 from lczcube.lcz import NODATA
 
 Predictor = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[np.uint8]]
@@ -131,7 +131,10 @@ def cross_validate(
             if evaluation.has(city)
         },
         per_seed={name: evaluation.per_seed(found) for name, found in out_of_fold.items()},
-        warnings=tuple(dict.fromkeys(w for split in splits for w in split.warnings)),
+        warnings=(
+            *dict.fromkeys(w for split in splits for w in split.warnings),
+            *_leak_of_unused(samples, splits[0], grids),
+        ),
     )
 
 
@@ -192,7 +195,7 @@ class _Evaluation:
     def _compare(self, a: str, b: str, out_of_fold: Mapping[str, Predictions]) -> Comparison:
         n = min(len(out_of_fold[a]), len(out_of_fold[b]))
         rows = self._rows(n, None)
-        return compare(
+        found = compare(
             self.frame["lcz"].to_numpy()[rows],
             self._predicted(out_of_fold[a][:n], None),
             self._predicted(out_of_fold[b][:n], None),
@@ -201,6 +204,7 @@ class _Evaluation:
             names=(a, b),
             group_noun="label groups",
         )
+        return replace(found, repeats=(n, n))
 
     @property
     def _is_holdout(self) -> bool:
@@ -267,3 +271,11 @@ def _leakage_of(
                     for rows in (train, test)
                 )
             )
+
+
+def _leak_of_unused(samples: xr.Dataset, split: Split, grids: Mapping[str, Grid]) -> Iterator[str]:
+    """How near the samples that are not used lie: what fitting anything on them would leak."""
+    unused, test = np.flatnonzero(split.folds == UNUSED), np.flatnonzero(split.folds >= 0)
+    if len(unused):
+        report = LeakageReport.pooled(list(_leakage_of(samples, (unused, test), grids)))
+        yield f"{len(unused)} samples are not used; were they trained on: {report}."

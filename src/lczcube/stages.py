@@ -1,7 +1,7 @@
 """The stages of a run: what each depends on, what it writes, and how."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import xarray as xr
 
 from lczcube import __version__
 from lczcube.catalog import build_catalog, open_catalog
+from lczcube.crossval import CrossValidation
 from lczcube.cubestore import write_cube
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import comparisons_table, scores_table
@@ -31,6 +32,7 @@ from lczcube.propagate import (
     propagate_labels,
     pseudo_label_table,
 )
+from lczcube.protocols import ScoreProtocol, spread_table
 from lczcube.runfolder import CUBE_STORE, Run, write_json
 from lczcube.runtime import memory_budget_bytes, require_memory
 from lczcube.training import (
@@ -328,24 +330,45 @@ def _item_facts(run: Run, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _evaluate(run: Run) -> str:
-    result = cross_validate_models(
+    return _write_scores(run, _cross_validate(run, None), "scores")
+
+
+def score_by_protocol(run: Run, protocol: ScoreProtocol) -> str:
+    """Score the models and baselines of a run by a protocol; the table, and where it is.
+
+    Writes ``scores_NAME.json`` and ``scores_NAME.md`` beside the scores of the run's own split.
+    """
+    source = [protocol.source] if protocol.source else []
+    head = [f"Protocol {protocol.name}: {protocol.note}", *source, ""]
+    result = _cross_validate(run, protocol)
+    return _write_scores(run, result, f"scores_{protocol.name}", head)
+
+
+def _cross_validate(run: Run, protocol: ScoreProtocol | None) -> CrossValidation:
+    return cross_validate_models(
         run.config,
         run.samples(),
         run.samples("pixels.parquet"),
         run.data,
         n_threads=run.n_threads,
         progress=run.progress,
+        protocol=protocol,
     )
+
+
+def _write_scores(run: Run, result: CrossValidation, name: str, head: Sequence[str] = ()) -> str:
     content = {"id": run.config.id, "synthetic": _manifest(run)["synthetic"], **result.to_dict()}
-    write_json(run.folder / "scores.json", content)
-    lines = [scores_table(list(result.scores.items()))]
+    write_json(run.folder / f"{name}.json", content)
+    lines = [*head, scores_table(list(result.scores.items()))]
     for city, scores in result.per_city.items():
         lines.append(f"\n{city}\n{scores_table(list(scores.items()))}")
     if result.comparisons:
         lines += ["", comparisons_table(result.comparisons)]
+    spread = spread_table(result.per_seed)
+    lines += ["", spread] if spread else []
     lines += ["", *(comparison.statement for comparison in result.comparisons), *result.warnings]
     text = "\n".join(lines) + "\n"
-    (run.folder / "scores.md").write_text(text, encoding="utf-8")
+    (run.folder / f"{name}.md").write_text(text, encoding="utf-8")
     return text
 
 

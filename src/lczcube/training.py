@@ -34,6 +34,7 @@ from lczcube.models import (
     predict,
 )
 from lczcube.models.tabular import TabularModel
+from lczcube.protocols import ScoreProtocol
 from lczcube.runtime import Progress
 
 UNET_SEEDS = 1
@@ -133,10 +134,12 @@ def cross_validate_models(
     *,
     n_threads: int,
     progress: Progress,
+    protocol: ScoreProtocol | None = None,
 ) -> CrossValidation:
     """Scores of the run's models and baselines on its split; fits them on labels alone.
 
-    Pseudo-labels take no part: they were made with the labels that a fold holds out.
+    Pseudo-labels take no part: they were made with the labels that a fold holds out. A protocol
+    takes the place of the run's own split.
     """
     run = _run_table(config)
     joined = join_samples(list(samples.values()))
@@ -156,14 +159,19 @@ def cross_validate_models(
     if "unet" in run.models:
         cities = [data(city) for city in samples]
         candidates.append(Candidate("unet", context.unet(cities), UNET_SEEDS))
+    if protocol is None:
+        protocol = ScoreProtocol("", run.split, "", run.folds, run.repeats)
+    roles = roles_of(config)
+    if protocol.roles is not None:
+        roles = dict.fromkeys(roles, protocol.roles)
     return cross_validate(
         joined,
         candidates,
         {city: data(city).grid for city in samples},
-        method=run.split,
-        folds=run.folds,
-        seeds=range(run.seed, run.seed + run.repeats),
-        roles=roles_of(config),
+        method=protocol.method,
+        folds=protocol.folds,
+        seeds=range(run.seed, run.seed + protocol.n_seeds),
+        roles=roles,
         progress=progress,
     )
 
