@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -84,16 +84,19 @@ def read_rows(file: CollectionFile, *, qc_steps: Sequence[int] = ()) -> Rows:
         "license": kept[LICENSE].fillna("").astype(str),
     }
     rows = polygon_rows(kept, columns, file)
-    notes = [
-        f"{int((~is_lcz).sum())} areas of classes 18 and 19 left out, which are no LCZ",
-        f"{int((is_lcz & ~passed).sum())} left out by {', '.join(flags)}" if flags else "",
-        f"{n_undated} without a date that can be read" if n_undated else "",
-    ]
-    properties = {
-        "lczcube:note": "; ".join(filter(None, notes)),
-        "lczcube:n_undated": n_undated,
+    counts = {
+        "of classes 18 (W) and 19 (H) left out, which are no LCZ": int((~is_lcz).sum()),
+        f"left out by {', '.join(flags)}": int((is_lcz & ~passed).sum()),
     }
-    return Rows(rows.frame, rows.n_repaired, rows.n_dropped + len(frame) - len(kept), properties)
+    notes = [f"{n} areas {what}" for what, n in counts.items() if n]
+    return replace(
+        rows,
+        n_dropped=rows.n_dropped + sum(counts.values()),
+        properties={
+            "lczcube:n_undated": n_undated,
+            **({"lczcube:note": "; ".join(notes)} if notes else {}),
+        },
+    )
 
 
 def _read(file: CollectionFile) -> gpd.GeoDataFrame:
@@ -105,7 +108,12 @@ def _read(file: CollectionFile) -> gpd.GeoDataFrame:
         layer, crs = _layer(file)
         parts = [
             pyogrio.read_dataframe(
-                file.href, layer=layer, bbox=box, fid_as_index=True, force_2d=True
+                file.href,
+                layer=layer,
+                bbox=box,
+                fid_as_index=True,
+                force_2d=True,
+                on_invalid="ignore",
             )
             for box in _boxes_in(crs, file.boxes)
         ]
@@ -115,12 +123,13 @@ def _read(file: CollectionFile) -> gpd.GeoDataFrame:
         raise SourceError(
             f"{file.href} cannot be read as GeoPackage ({first_line(error)}); fetch it again."
         ) from error
-    frame = parts[0] if len(parts) == 1 else pd.concat(parts)
-    if frame.empty:
+    filled = [part for part in parts if len(part)]
+    if not filled:
         raise SourceError(
             f"{file.href} has no training area within 5 km of a city; check bbox, or take it off "
             "the list."
         )
+    frame = pd.concat(filled)
     return frame[~frame.index.duplicated()].sort_index()
 
 
@@ -129,10 +138,10 @@ def _layer(file: CollectionFile) -> tuple[str, Any]:
 
     wanted = {CLASS, GROUP, DATE, LICENSE}
     for name, geometry_type in pyogrio.list_layers(file.href):
-        info = pyogrio.read_info(file.href, layer=name)
-        missing = sorted(wanted - set(info["fields"]))
-        if geometry_type is not None and not missing:
-            return str(name), info["crs"]
+        if geometry_type is not None:
+            info = pyogrio.read_info(file.href, layer=name)
+            if wanted <= set(info["fields"]):
+                return str(name), info["crs"]
     raise SourceError(
         f"{file.href} is not the collection of training areas: no layer has the columns "
         f'{", ".join(sorted(wanted))}. For other GeoPackages use source = "polygons".'

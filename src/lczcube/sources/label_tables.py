@@ -178,7 +178,7 @@ def _table(
     if not labelled.any():
         raise LabelError(
             f"{file.href} holds no label ({len(frame)} rows, none with a class 1-{N_CLASSES}); "
-            "check class_column and drop_classes."
+            "check its classes, class_column and drop_classes."
         )
     kept = frame[labelled].reset_index(drop=True)
     ids = _patch_ids(entry, file, frame)[labelled].reset_index(drop=True)

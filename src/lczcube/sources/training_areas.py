@@ -107,8 +107,10 @@ def build_items(entry: TrainingAreasInput, file: SourceFile) -> list[SourceItem]
         return [label_item(entry, file, rows)]
     told = told_by_name(file.href)
     dated = replace(file, year=told.year if file.year is None else file.year)
-    rows = _rows(read_kml(file.href, max_mb=entry.max_mb), dated)
-    return [label_item(entry, dated, replace(rows, properties={**told.fields, **rows.properties}))]
+    made = label_item(entry, dated, _rows(read_kml(file.href, max_mb=entry.max_mb), dated, told))
+    if made.table is not None:
+        made.item.properties["lczcube:class_areas"] = _class_areas(made.table.frame)
+    return [made]
 
 
 @dataclass(frozen=True)
@@ -155,22 +157,21 @@ def _year(text: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _rows(kml: Kml, file: SourceFile) -> Rows:
+def _rows(kml: Kml, file: SourceFile, told: NameParts) -> Rows:
     classes = classes_of(kml.folders)
     require_classes(kml.folders, classes, file.href)
     codes = [_code(mark, classes) for mark in kml.placemarks]
     labels = [mark for mark, code in zip(kml.placemarks, codes, strict=True) if _is_lcz(code)]
     frame = placemark_frame(labels, [{"lcz": code} for code in codes if _is_lcz(code)])
-    rows = polygon_rows(frame, {"lcz": frame["lcz"]} if len(frame) else {"lcz": []}, file)
-    areas = _class_areas(rows.frame)
+    rows = polygon_rows(frame, {"lcz": frame.get("lcz", [])}, file)
     return replace(
         rows,
         n_dropped=rows.n_dropped + len(codes) - len(labels),
         properties={
-            "lczcube:class_areas": areas,
+            **told.fields,
             "lczcube:folders": _folder_rows(kml, classes),
             **_region_fields(kml, classes),
-            **_note_fields(kml, classes, codes),
+            **_note_fields(_notes(kml, classes, codes), told, file),
         },
     )
 
@@ -187,8 +188,6 @@ def _is_lcz(code: int) -> bool:
 
 def _class_areas(frame: gpd.GeoDataFrame) -> list[dict[str, Any]]:
     """Number of labels and their area in the UTM zone of all, by class."""
-    if frame.empty:
-        return []
     areas_km2 = frame.to_crs(frame.estimate_utm_crs()).area / 1e6
     grouped = areas_km2.groupby(frame["lcz"].astype(int))
     return [
@@ -198,8 +197,8 @@ def _class_areas(frame: gpd.GeoDataFrame) -> list[dict[str, Any]]:
 
 
 def _folder_rows(kml: Kml, classes: Mapping[KmlFolder, FolderClass]) -> list[dict[str, Any]]:
-    """Each folder of the file: its class, 0 if none, and how many placemarks with an area."""
-    counts = Counter(mark.folder for mark in kml.placemarks if _has_area(mark))
+    """Each folder of the file: its class, 0 if none, and how many of its placemarks are areas."""
+    counts = Counter(mark.folder for mark in kml.placemarks if _is_area(mark))
     rows = []
     for folder in kml.folders:
         own = classes.get(folder, FolderClass(0))
@@ -216,7 +215,7 @@ def _region_fields(kml: Kml, classes: Mapping[KmlFolder, FolderClass]) -> dict[s
     drawn = [
         mark.geometry
         for mark in kml.placemarks
-        if mark.folder not in classes and _has_area(mark) and _is_region(mark)
+        if mark.folder not in classes and _is_area(mark) and _is_region(mark)
     ]
     if not drawn:
         return {}
@@ -232,18 +231,22 @@ def _is_region(mark: Placemark) -> bool:
     return bool(_REGION.search(mark.name) or _REGION.search(mark.folder.name))
 
 
-def _has_area(mark: Placemark) -> bool:
-    return mark.geometry is not None and mark.geometry.area > 0
+def _is_area(mark: Placemark) -> bool:
+    return mark.geometry is not None and mark.geometry.geom_type in ("Polygon", "MultiPolygon")
 
 
-def _note_fields(
-    kml: Kml, classes: Mapping[KmlFolder, FolderClass], codes: Sequence[int]
-) -> dict[str, str]:
+def _note_fields(notes: list[str], told: NameParts, file: SourceFile) -> dict[str, str]:
+    if told.year not in (None, file.year):
+        notes = [*notes, f"its name says {told.year}, the input {file.year}"]
+    return {"lczcube:note": "; ".join(notes)} if notes else {}
+
+
+def _notes(kml: Kml, classes: Mapping[KmlFolder, FolderClass], codes: Sequence[int]) -> list[str]:
     n_extra = sum(code > N_CLASSES for code in codes)
     ignored = Counter(
         mark.folder.name
         for mark in kml.placemarks
-        if mark.folder not in classes and _has_area(mark) and not _is_region(mark)
+        if mark.folder not in classes and _is_area(mark) and not _is_region(mark)
     )
     notes = []
     if kml.n_bytes > GENERATOR_MB * MEGABYTE:
@@ -253,4 +256,4 @@ def _note_fields(
     if ignored:
         listed = ", ".join(f"{name!r} ({n})" for name, n in sorted(ignored.items()))
         notes.append(f"polygons left out in folders that name no class: {listed}")
-    return {"lczcube:note": "; ".join(notes)} if notes else {}
+    return notes
