@@ -3,6 +3,7 @@
 import datetime
 import io
 import json
+import re
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -23,13 +24,15 @@ from lczcube.catalog import build_catalog, open_catalog
 from lczcube.errors import ConfigError, LabelError, SourceError
 from lczcube.grid import Grid
 from lczcube.labels import rasterize_labels, read_labels, write_template
+from lczcube.labels.samples import read_samples
 from lczcube.lcz import ZONES
+from lczcube.pipeline import run_stages
 from lczcube.sources import SOURCES, SourceItem, build_items, find_files
 from lczcube.sources.class_folders import class_of_name
 from lczcube.sources.class_sets import sets_of
 from lczcube.sources.kml import read_kml
 from lczcube.sources.training_areas import NameParts, told_by_name
-from lczcube.synth import draw_city, write_training_areas
+from lczcube.synth import draw_city, write_training_areas, write_world
 from lczcube.synth.training_areas import training_areas_path
 from tests.test_catalog import CORE, extension_schema, validate, with_schemas
 
@@ -701,6 +704,34 @@ def test_labels_that_are_all_of_several_classes_are_refused(tmp_path: Path) -> N
     with pytest.raises(LabelError, match="all 1 labels of x may be one of several classes"):
         read_labels(catalog, ["x"])
     assert len(read_labels(catalog, ["x"], keep_sets=True)) == 1
+
+
+def test_a_run_trains_and_scores_on_no_label_of_several_classes(tmp_path: Path) -> None:
+    world = write_world(tmp_path / "world", cities=1, km=2.0, seed=7)
+    squares = gpd.read_parquet(next((world.path / "labels").glob("*.parquet")))
+    is_set = np.arange(len(squares)) % 3 == 0
+    either = squares["lcz"].astype(str) + ", 9, 10"
+    squares["may_be"] = np.where(is_set, either, squares["lcz"].astype(str))
+    squares[["may_be", "geometry"]].to_file(tmp_path / "drawn.gpkg", driver="GPKG")
+    head, _, rest = re.split(
+        r"(?<=\n)(?=\[\[input\]\]\nname = \"labels\"|\[propagate\])",
+        (world.path / "world.toml").read_text(),
+    )
+    drawn = '[[input]]\nname = "labels"\nsource = "polygons"\nhref = "../drawn.gpkg"\n'
+    config = world.path / "drawn.toml"
+    config.write_text(f'{head}{drawn}class_set_column = "may_be"\n{rest}')
+    run = lczcube.open_run(tmp_path / "run", config)
+    (city,) = run.cities
+    reports = run_stages(run, ["build-catalog", "cube", "aggregate"])
+    inside = squares.centroid.to_crs("EPSG:4326").within(shapely.box(*world.cities[0].bbox))
+    n_sets = int((is_set & inside).sum())
+    assert n_sets > 0
+    assert f"{n_sets} labels of several classes unused in {city}" in reports[-1].summary
+    samples = read_samples(run.path(city, "samples.parquet"))
+    row = np.array([int(name.rpartition("/")[2]) for name in samples["group"].values])
+    assert not is_set[row].any()
+    np.testing.assert_array_equal(samples["lcz"].values, squares["lcz"].to_numpy()[row])
+    assert len(run.labels(city)) == (~is_set & inside).sum()
 
 
 @pytest.mark.parametrize("keys", ["", 'class_column = "a"\nclass_set_column = "a"\n'])
