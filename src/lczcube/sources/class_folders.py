@@ -17,6 +17,7 @@ _CLASS = re.compile(
     rf"\s*(?:LCZ[\s_-]*)?(10[1-9]|1[0-9]|[1-9]|[A-HW])(?:{_SEPARATORS}(.*))?\s*",
     re.IGNORECASE | re.DOTALL,
 )
+_LINK = re.compile(rf"(?:(?:or|and|to|&|\+){_SEPARATORS})?", re.IGNORECASE)
 _LETTERS = {letter: code for code, letter in enumerate("ABCDEFGWH", start=11)}
 _LEGACY_OFFSET = 90
 
@@ -51,7 +52,7 @@ def class_of_name(name: str) -> FolderClass | None:
     if found is None:
         return None
     suffix = re.sub(rf"{_SEPARATORS}$", "", found[2] or "")
-    if suffix and _CLASS.fullmatch(suffix):
+    if suffix and _CLASS.fullmatch(_LINK.sub("", suffix, count=1)):
         return None
     key = found[1].upper()
     number = _LETTERS[key] if key in _LETTERS else int(key)

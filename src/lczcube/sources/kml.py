@@ -5,41 +5,28 @@ from __future__ import annotations
 import io
 import math
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from lczcube.errors import SourceError
-from lczcube.sources.files import first_line, is_remote
+from lczcube.sources.files import first_line
+from lczcube.sources.kml_text import read_kml_text
 
 if TYPE_CHECKING:
     import shapely
 
 SUFFIXES = (".kml", ".kmz")
 
-MEGABYTE = 1_000_000
-
 MAX_MB = 100.0
 """Largest KML text that is read, MB; ten times what the LCZ Generator accepts."""
-
-MAX_ENTRIES = 1_000
-"""Most entries of a KMZ: a KML and its icons."""
-
-MAX_RATIO = 200
-"""Most bytes that one packed byte may give: KML of coordinates gives 5, of empty folders 50."""
 
 MAX_DEPTH = 100
 """Deepest nesting of elements."""
 
-_MAIN_ENTRY = "doc.kml"
 _CONTAINERS = ("Folder", "Document")
-_ENCODINGS = ("utf-8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "windows-1252")
-_DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
-_PROLOG = re.compile(r"\s*(?:<\?.*?\?>\s*|<!--.*?-->\s*)*", re.DOTALL)
 _COMMA = re.compile(r"\s*,\s*")
 _MIN_RING_POINTS = 4
 
@@ -110,126 +97,40 @@ class Kml:
 
 
 def is_kml(href: str) -> bool:
-    """True for a local file that is KML or KMZ by its name."""
-    return not is_remote(href) and Path(href).suffix.lower() in SUFFIXES
+    """True for KML and KMZ, by name."""
+    return PurePosixPath(href.split("?", maxsplit=1)[0]).suffix.lower() in SUFFIXES
 
 
-def read_kml(path: str | Path, *, max_mb: float = MAX_MB) -> Kml:
-    """All placemarks of a KML or KMZ file.
+def read_kml(href: str, *, max_mb: float = MAX_MB) -> Kml:
+    """All placemarks of a local KML or KMZ file; network links are not followed.
 
     Parameters
     ----------
-    path : str or pathlib.Path
-        Local; a KMZ is known by its first bytes, not by its name.
+    href : str
+        The file.
     max_mb : float
-        Largest KML text read, in MB. Default 100.
+        Largest KML text read, unpacked, in MB. Default 100.
 
     Raises
     ------
     SourceError
-        If the file is too large, is no KML, declares a document type or entities, or if
-        coordinates are no longitude and latitude; for a KMZ also if it holds no KML, climbs out
-        of its folder, or unpacks to far more than it holds.
-
-    Notes
-    -----
-    Of a KMZ only ``doc.kml``, else its first KML, is unpacked, in memory; network links are not
-    followed. The XML parser sees no document type, so it can neither fetch nor expand anything.
+        If the text cannot be trusted (see :func:`lczcube.sources.kml_text.read_kml_text`) or is no
+        KML, or if coordinates are no longitude and latitude.
     """
-    where, limit = Path(path), int(max_mb * MEGABYTE)
-    _require_size(where.stat().st_size, limit, where)
-    packed = where.read_bytes()
-    text = _unpacked(packed, limit, where) if packed[:4] == b"PK\x03\x04" else packed
-    return _parsed(_decoded(text, where), len(text), where)
-
-
-def _require_size(n_bytes: int, limit: int, where: Path) -> None:
-    if n_bytes > limit:
-        raise SourceError(
-            f"{where} holds {n_bytes / MEGABYTE:.1f} MB of KML; up to {limit / MEGABYTE:g} MB are "
-            "read. Cut it to the city, convert it to GeoPackage, or raise max_mb."
-        )
-
-
-def _unpacked(packed: bytes, limit: int, where: Path) -> bytes:
-    try:
-        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-            entry = _main_entry(archive, where)
-            _require_size(entry.file_size, limit, where)
-            if entry.file_size > MAX_RATIO * max(entry.compress_size, 1):
-                raise SourceError(
-                    f"{where} unpacks {entry.compress_size} bytes to {entry.file_size}, over "
-                    f"{MAX_RATIO} times as much; no KML packs so well. Unpack it yourself if you "
-                    "trust it."
-                )
-            with archive.open(entry) as stream:
-                text = stream.read(limit + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise SourceError(
-            f"{where} cannot be unpacked ({first_line(error)}); fetch it again."
-        ) from error
-    _require_size(len(text), limit, where)
-    return text
-
-
-def _main_entry(archive: zipfile.ZipFile, where: Path) -> zipfile.ZipInfo:
-    entries = archive.infolist()
-    if len(entries) > MAX_ENTRIES:
-        raise SourceError(
-            f"{where} holds {len(entries)} files; a KMZ of training areas holds a few, at most "
-            f"{MAX_ENTRIES} are accepted. Unpack its KML and name that."
-        )
-    for entry in entries:
-        parts = PurePosixPath(entry.filename.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in entry.filename:
-            raise SourceError(
-                f"{where} holds a file that climbs out of its folder ({entry.filename!r}); it is "
-                "not read. Unpack its KML yourself if you trust it."
-            )
-    kmls = [entry for entry in entries if entry.filename.lower().endswith(".kml")]
-    if not kmls:
-        raise SourceError(f"{where} is a zip file without a KML; name the right file.")
-    return next((entry for entry in kmls if entry.filename == _MAIN_ENTRY), kmls[0])
-
-
-def _decoded(text: bytes, where: Path) -> str:
-    declared = _DECLARED.match(text[:200])
-    encoding = declared[1].decode("ascii").lower() if declared else "utf-8"
-    if text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encoding = "utf-16"
-    elif encoding not in _ENCODINGS:
-        raise SourceError(f"{where} is encoded as {encoding!r}; store it as UTF-8.")
-    try:
-        decoded = text.decode("utf-8-sig" if encoding == "utf-8" else encoding)
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{where} is no {encoding} text; store it as UTF-8.") from error
-    return _without_prolog(decoded, where)
-
-
-def _without_prolog(text: str, where: Path) -> str:
-    """The text from its first element on: only before that can a document type stand."""
-    prolog = _PROLOG.match(text)
-    start = 0 if prolog is None else prolog.end()
-    if text.startswith("<!", start):
-        raise SourceError(
-            f"{where} declares a document type, which may name entities and other files; KML needs "
-            "none. Delete the <!DOCTYPE ...> if you trust the file."
-        )
-    return text[start:]
-
-
-def _parsed(text: str, n_bytes: int, where: Path) -> Kml:
+    text, n_bytes = read_kml_text(href, max_mb=max_mb)
     kml = Kml(n_bytes=n_bytes)
     try:
-        for folder, element in _placemarks(text, kml.folders, where):
-            kml.placemarks.append(_placemark(folder, element, where))
+        for folder, element in _placemarks(text, kml.folders, href):
+            kml.placemarks.append(_placemark(folder, element, href))
     except ElementTree.ParseError as error:
-        raise SourceError(f"{where} is no KML ({first_line(error)}); export it again.") from error
+        raise SourceError(
+            f"{href} is no KML ({first_line(error)}); save it again in Google Earth or QGIS."
+        ) from error
     return kml
 
 
 def _placemarks(
-    text: str, folders: list[KmlFolder], where: Path
+    text: str, folders: list[KmlFolder], where: str
 ) -> Iterator[tuple[KmlFolder, ElementTree.Element]]:
     """Each Placemark with its folder; appends to ``folders``, and frees what was read."""
     folder, tags = KmlFolder(None), list[str]()
@@ -256,7 +157,7 @@ def _placemarks(
             element.clear()
 
 
-def _placemark(folder: KmlFolder, element: ElementTree.Element, where: Path) -> Placemark:
+def _placemark(folder: KmlFolder, element: ElementTree.Element, where: str) -> Placemark:
     name = _text(element, "name")
     try:
         geometry, n_closed = _geometry(element)
@@ -283,10 +184,11 @@ def _geometry(element: ElementTree.Element) -> tuple[shapely.Geometry | None, in
 
     found = [_polygon(child) for child in element.iter() if _tag(child) == "Polygon"]
     polygons = [polygon for polygon, _ in found if polygon is not None]
+    n_closed = sum(n for _, n in found)
+    if len(polygons) > 1:
+        return shapely.MultiPolygon(polygons), n_closed
     if found:
-        joined = shapely.MultiPolygon(polygons) if len(polygons) > 1 else None
-        first = polygons[0] if polygons else None
-        return joined or first, sum(n_closed for _, n_closed in found)
+        return polygons[0] if polygons else None, n_closed
     for child in element.iter():
         if _tag(child) in ("LineString", "LinearRing", "Point"):
             points = _points(_text(child, "coordinates"))

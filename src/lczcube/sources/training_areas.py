@@ -19,7 +19,8 @@ from lczcube.sources.files import SourceFile, expand_hrefs, require_file, stem
 from lczcube.sources.footprints import BBox, search_boxes
 from lczcube.sources.inputs import Publication, as_tuple
 from lczcube.sources.items import SourceItem
-from lczcube.sources.kml import MAX_MB, MEGABYTE, Kml, KmlFolder, Placemark, is_kml, read_kml
+from lczcube.sources.kml import MAX_MB, Kml, KmlFolder, Placemark, is_kml, read_kml
+from lczcube.sources.kml_text import MEGABYTE
 from lczcube.sources.label_tables import LabelInput, Rows, label_item
 from lczcube.sources.polygons import placemark_frame, polygon_rows
 
