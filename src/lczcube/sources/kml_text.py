@@ -62,7 +62,7 @@ def _require_size(n_bytes: int, limit: int, where: Path) -> None:
     if n_bytes > limit:
         raise SourceError(
             f"{where} holds {n_bytes / MEGABYTE:.1f} MB of KML; up to {limit / MEGABYTE:g} MB are "
-            "read. Cut it to the city, convert it to GeoPackage, or raise max_mb."
+            "read. Cut it to the city, convert it to GeoPackage, or raise max_mb of training_areas."
         )
 
 
