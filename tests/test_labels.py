@@ -30,6 +30,7 @@ def labels_of(*rows, crs=UTM):
         "city": "",
         "group": [f"in/{i:03d}" for i in range(n)],
         "lcz": np.array(lcz, np.uint8),
+        "admissible": [str(code) for code in lcz],
         "split": "",
         "weight": np.float32(1),
         "year": np.int32(0),

@@ -18,6 +18,7 @@ from lczcube.errors import CatalogError, ConfigError, StoreError
 from lczcube.grid import Grid
 from lczcube.labels import read_labels
 from lczcube.labels.samples import read_samples
+from lczcube.labels.table import single_class
 from lczcube.layers import layer_geobox
 from lczcube.products import open_features
 from lczcube.runtime import Progress
@@ -142,11 +143,11 @@ class Run:
             raise CatalogError(f"city {city!r}: {error}") from error
 
     def labels(self, city: str) -> gpd.GeoDataFrame:
-        """The city's labels in its grid's CRS."""
+        """The city's labels of one class each in its grid's CRS; ``n_sets`` counts the others."""
         boxes = {name: table.bbox for name, table in self.config.cities.items()}
         crs = self.grids[city].crs
-        labels = read_labels(self.catalog, self.table.labels, crs=crs, cities=boxes)
-        return labels[labels["city"] == city].reset_index(drop=True)
+        labels = read_labels(self.catalog, self.table.labels, crs=crs, cities=boxes, keep_sets=True)
+        return single_class(labels[labels["city"] == city])
 
     def samples(self, name: str = "samples.parquet") -> dict[str, xr.Dataset]:
         """Samples of every city that has some."""

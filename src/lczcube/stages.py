@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import xarray as xr
 
@@ -158,23 +159,26 @@ def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
 
 
 def _aggregate(run: Run) -> str:
-    counts = {}
+    counts, n_sets = {}, {}
     for city in run.cities:
         run.progress(f"aggregate: {city}")
         cube = run.cube(city)
         store = run.path(city, "features.zarr")
         write_product({"cells": aggregate(cube, stats=run.table.stats)}, store, overwrite=True)
-        counts[city] = _write_samples(run, city, cube)
+        labels = run.labels(city)
+        counts[city] = _write_samples(run, city, cube, labels)
+        n_sets[city] = labels.attrs["n_sets"]
     if not any(counts.values()):
         raise LabelError(
             f"no label of {', '.join(run.table.labels)} lies in {', '.join(run.cities)}; check the "
             "cities' bbox, the labels' CRS, and `city` of the label inputs."
         )
-    return ", ".join(f"{n} labelled samples in {city}" for city, n in counts.items())
+    lines = [f"{n} labelled samples in {city}" for city, n in counts.items()]
+    lines += [f"{n} labels of several classes unused in {city}" for city, n in n_sets.items() if n]
+    return ", ".join(lines)
 
 
-def _write_samples(run: Run, city: str, cube: xr.Dataset) -> int:
-    labels = run.labels(city)
+def _write_samples(run: Run, city: str, cube: xr.Dataset, labels: gpd.GeoDataFrame) -> int:
     if labels.empty:
         return 0
     cells = open_features(run.path(city, "features.zarr"))

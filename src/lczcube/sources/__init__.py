@@ -12,7 +12,15 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lczcube.sources import alphaearth, label_raster, patches, polygons, raster, tessera
+from lczcube.sources import (
+    alphaearth,
+    label_raster,
+    patches,
+    polygons,
+    raster,
+    tessera,
+    training_areas,
+)
 from lczcube.sources.alphaearth import AlphaEarthInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
@@ -23,6 +31,7 @@ from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
 from lczcube.sources.tessera import TesseraInput
+from lczcube.sources.training_areas import TrainingAreasInput
 
 __all__ = [
     "SOURCES",
@@ -36,7 +45,13 @@ __all__ = [
 ]
 
 AnyInput = Annotated[
-    RasterInput | AlphaEarthInput | TesseraInput | PolygonsInput | LabelRasterInput | PatchesInput,
+    RasterInput
+    | AlphaEarthInput
+    | TesseraInput
+    | PolygonsInput
+    | TrainingAreasInput
+    | LabelRasterInput
+    | PatchesInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -52,6 +67,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "alphaearth": alphaearth,
     "tessera": tessera,
     "polygons": polygons,
+    "training_areas": training_areas,
     "label_raster": label_raster,
     "patches": patches,
 }

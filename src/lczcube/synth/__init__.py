@@ -4,6 +4,7 @@ from lczcube.synth.aef_index import write_aef_index
 from lczcube.synth.city import City, draw_city
 from lczcube.synth.embedding import Difficulty
 from lczcube.synth.tessera import write_tessera
+from lczcube.synth.training_areas import write_training_areas
 from lczcube.synth.world import World, WorldCity, write_world
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "draw_city",
     "write_aef_index",
     "write_tessera",
+    "write_training_areas",
     "write_world",
 ]
