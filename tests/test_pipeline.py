@@ -247,6 +247,20 @@ def test_a_protocol_scores_a_run_and_leaves_its_own_scores_alone(
     assert (done / "scores.json").read_bytes() == before
 
 
+def test_a_template_lies_on_the_grid_of_its_run(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "areas.gpkg"
+    assert lczcube("template", path, "--run", done, "--city", "synthetic_south") == 0
+    grid = grid_of_run(done, "synthetic_south")
+    cells = gpd.read_file(path, layer="cells")
+    assert cells.crs == grid.crs
+    assert tuple(cells.total_bounds) == grid.bbox
+    status, error = refused(capsys, "template", tmp_path / "b.gpkg", "--run", done)
+    assert status == 2
+    assert "has synthetic_north, synthetic_south; name one with --city" in error
+
+
 def test_a_protocol_needs_features(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

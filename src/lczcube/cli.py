@@ -17,6 +17,7 @@ from lczcube import __version__
 from lczcube.errors import LczcubeError
 
 if TYPE_CHECKING:
+    from lczcube.grid import Grid
     from lczcube.runfolder import Run
 
 app = App(
@@ -176,6 +177,43 @@ def synth(
     world = write_world(out, cities=cities, km=km, seed=seed, layers=names)
     print(f"synthetic world of {cities} cities: {Path(out) / 'world.toml'}")
     print(f"Bayes-optimal accuracy on pure cells: {world.bayes_accuracy:.3f}")
+
+
+@app.command
+def template(
+    path: Path, /, *, run: Path | None = None, city: str | None = None, crs: str = "EPSG:4326"
+) -> None:
+    """Write an empty GeoPackage to draw training areas in, styled for QGIS.
+
+    Parameters
+    ----------
+    path
+        A new file, AREAS.gpkg.
+    run
+        Run folder: draw in its city's CRS, with the cells of its grid as a second layer.
+    city
+        City of the run; default: its only one.
+    crs
+        CRS to draw in, without a run.
+    """
+    from lczcube.labels import write_template
+
+    grid = None if run is None else _grid_of(run, city)
+    print(f"template {write_template(path, grid=grid, crs=crs)}")
+
+
+def _grid_of(folder: Path, city: str | None) -> "Grid":
+    from lczcube.errors import ConfigError
+    from lczcube.runfolder import open_run
+
+    run = open_run(folder)
+    if city is None and len(run.cities) == 1:
+        return run.grids[run.cities[0]]
+    if city not in run.cities:
+        raise ConfigError(
+            f"city = {city!r}: {folder} has {', '.join(run.cities)}; name one with --city."
+        )
+    return run.grids[city]
 
 
 @app.command
