@@ -271,6 +271,35 @@ class TestRasterizeLabels:
         x, y = np.meshgrid(burnt["x"], burnt["y"])
         np.testing.assert_array_equal(burnt["lcz"] > 0, shapely.contains_xy(blob, x, y))
 
+    @settings(max_examples=20, deadline=None)
+    @given(st.floats(0.5, 30))
+    def test_erosion_keeps_the_pixels_that_lie_so_far_inside(self, erosion_m):
+        blob = shapely.Polygon([(1003, 2004), (1150, 2020), (1120, 2155), (1030, 2140)])
+        burnt = rasterize_labels(labels_of((6, blob)), small_grid(), erosion_m=erosion_m)
+        x, y = np.meshgrid(burnt["x"], burnt["y"])
+        inside = shapely.contains_xy(blob, x, y)
+        depth = shapely.distance(blob.exterior, shapely.points(x, y))
+        np.testing.assert_array_equal(burnt["lcz"] > 0, inside & (depth > erosion_m))
+
+    def test_a_label_that_erosion_leaves_nothing_of_is_counted(self):
+        labels = labels_of(
+            (6, shapely.box(1000, 2000, 1080, 2080)), (2, shapely.box(1100, 2100, 1120, 2120))
+        )
+        burnt = rasterize_labels(labels, small_grid(), erosion_m=15)
+        assert set(np.unique(burnt["lcz"])) == {0, 6}
+        assert burnt.attrs["n_without_pixel"] == 1
+        with pytest.raises(LabelError, match="erosion_m = -1: erosion is 0 m or more"):
+            rasterize_labels(labels, small_grid(), erosion_m=-1)
+
+    def test_the_split_of_each_pixel_is_that_of_its_label(self):
+        west, east = shapely.box(1000, 2000, 1040, 2160), shapely.box(1080, 2000, 1120, 2160)
+        labels = labels_of((6, west), (2, east)).assign(split=["testing", ""])
+        burnt = rasterize_labels(labels, small_grid())
+        expected = np.where(burnt["lcz"] == 6, 3, 0)
+        np.testing.assert_array_equal(burnt["split"], expected)
+        assert burnt["split"].dtype == np.uint8
+        assert burnt["split"].attrs["flag_meanings"] == "none training validation testing"
+
     def test_hong_kong_polygons_burn_to_the_publishers_own_raster(self):
         folder = REALDATA / "hongkong"
         if not folder.is_dir():
