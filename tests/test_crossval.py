@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import xarray as xr
 
-from lczcube.crossval import Candidate, CrossValidation, cross_validate
+from lczcube.crossval import Candidate, CrossValidation, Predicted, cross_validate
 from lczcube.errors import ConfigError
 from lczcube.grid import Grid
 from lczcube.labels import Roles
@@ -39,19 +39,18 @@ def made_samples() -> xr.Dataset:
 
 
 SAMPLES = made_samples()
-Predict = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[np.uint8]]
+Predict = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], Predicted]
 
 
 def right_for(share: float) -> Predict:
     """Right for that share of the samples, the same ones whatever the fold."""
 
-    def predict(
-        train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
-    ) -> npt.NDArray[np.uint8]:
+    def predict(train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int) -> Predicted:
         assert not {*train} & {*test}
         lcz = SAMPLES["lcz"].values[test]
         lucky = np.random.default_rng(0).random(SAMPLES.sizes["sample"])[test] < share
-        return np.where(lucky, lcz, 17).astype(np.uint8)
+        confidence = np.full(len(test), 0.75, np.float32)
+        return Predicted(np.where(lucky, lcz, 17).astype(np.uint8), confidence)
 
     return predict
 
@@ -84,6 +83,8 @@ def test_folds_evaluate_every_sample_with_every_seed() -> None:
     assert result.scores["bad"].n_repeats == 1
     assert result.scores["good"].split == "polygon, 5 folds"
     assert [len(seeds) for seeds in result.per_seed.values()] == [3, 1]
+    error = abs(lucky_share(0.9) - 0.75)
+    assert result.scores["good"].calibration_error == pytest.approx(error)
     (comparison,) = result.comparisons
     assert comparison.repeats == (1, 1)
     assert comparison.differences["oa"] == pytest.approx(lucky_share(0.9) - lucky_share(0.4))

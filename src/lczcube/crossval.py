@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,24 @@ from lczcube.labels.samples import sample_frame, sample_squares
 from lczcube.labels.splits import UNUSED, Method
 from lczcube.lcz import NODATA
 
-Predictor = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[np.uint8]]
-"""``(train, test, seed)``, positions of samples, gives the ``lcz`` of the test samples."""
+
+class Predicted(NamedTuple):
+    """What a model says of samples.
+
+    Attributes
+    ----------
+    lcz : numpy.ndarray
+        uint8, shape (n,), 0 for no prediction.
+    confidence : numpy.ndarray
+        float32, shape (n,): probability of that class, 0-1; anything where ``lcz`` is 0.
+    """
+
+    lcz: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.float32]
+
+
+Predictor = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], Predicted]
+"""``(train, test, seed)``, positions of samples, gives what is predicted of the test samples."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +154,8 @@ def cross_validate(
     )
 
 
-Predictions = Sequence[npt.NDArray[np.uint8]]
-"""``lcz`` of all samples, one array a seed; 0 where the seed does not evaluate a sample."""
+Predictions = Sequence[Predicted]
+"""Of all samples, one a seed; ``lcz`` is 0 where the seed does not evaluate a sample."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +175,8 @@ class _Evaluation:
         rows = self._rows(len(found), city)
         return score(
             self.frame["lcz"].to_numpy()[rows],
-            self._predicted(found, city),
+            self._taken([one.lcz for one in found], city),
+            confidence=self._taken([one.confidence for one in found], city),
             unit=self.unit,
             split=self._split_name(len(found)),
             groups=self.frame["group"].to_numpy()[rows],
@@ -174,13 +191,13 @@ class _Evaluation:
         alone = (
             score(
                 self.frame["lcz"].to_numpy()[split.folds >= 0],
-                lcz[split.folds >= 0],
+                one.lcz[split.folds >= 0],
                 unit=self.unit,
                 split=split.name,
                 leakage=self.leakage,
                 n_boot=0,
             )
-            for split, lcz in zip(self.splits, found, strict=False)
+            for split, one in zip(self.splits, found, strict=False)
         )
         return tuple(scores.repeats[0] for scores in alone)
 
@@ -197,8 +214,8 @@ class _Evaluation:
         rows = self._rows(n, None)
         found = compare(
             self.frame["lcz"].to_numpy()[rows],
-            self._predicted(out_of_fold[a][:n], None),
-            self._predicted(out_of_fold[b][:n], None),
+            self._taken([one.lcz for one in out_of_fold[a][:n]], None),
+            self._taken([one.lcz for one in out_of_fold[b][:n]], None),
             groups=self.frame["group"].to_numpy()[rows],
             seed=self.splits[0].seed,
             names=(a, b),
@@ -224,22 +241,24 @@ class _Evaluation:
         here = np.ones(len(self.frame), bool) if city is None else self.frame["city"] == city
         return [np.flatnonzero((split.folds >= 0) & here) for split in self.splits]
 
-    def _predicted(self, found: Predictions, city: str | None) -> npt.NDArray[np.uint8]:
+    def _taken(self, values: Sequence[npt.NDArray[Any]], city: str | None) -> npt.NDArray[Any]:
+        """Values of the samples that are scored: ``(seed, n)``, or ``(n,)`` of all hold-outs."""
         parts = self._rows_of_splits(city)
         if self._is_holdout:
-            return np.concatenate([lcz[rows] for lcz, rows in zip(found, parts, strict=False)])
-        return np.stack([lcz[parts[0]] for lcz in found])
+            return np.concatenate([v[rows] for v, rows in zip(values, parts, strict=False)])
+        return np.stack([v[parts[0]] for v in values])
 
 
 def _out_of_fold(
     candidate: Candidate, split: Split, n_samples: int, progress: Callable[[str], None]
-) -> npt.NDArray[np.uint8]:
+) -> Predicted:
     progress(f"evaluate: {candidate.name}, seed {split.seed}")
-    predicted = np.full(n_samples, NODATA, dtype=np.uint8)
+    found = Predicted(np.full(n_samples, NODATA, np.uint8), np.zeros(n_samples, np.float32))
     for fold in range(split.n_folds):
         train, test = split.train_test(fold)
-        predicted[test] = candidate.predict(train, test, split.seed)
-    return predicted
+        found.lcz[test], confidence = candidate.predict(train, test, split.seed)
+        found.confidence[test] = np.nan_to_num(confidence)
+    return found
 
 
 def _leakage(

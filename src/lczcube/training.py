@@ -12,12 +12,18 @@ import numpy.typing as npt
 import xarray as xr
 
 from lczcube.config import CityFile, RunTable
-from lczcube.crossval import Candidate, CrossValidation, cross_validate
+from lczcube.crossval import (
+    Candidate,
+    CrossValidation,
+    Predicted,
+    Predictor,
+    cross_validate,
+)
 from lczcube.cube import image
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
 from lczcube.labels import Roles, rasterize_labels
-from lczcube.labels.samples import join_samples, sample_frame
+from lczcube.labels.samples import join_samples, sample_frame, sample_squares
 from lczcube.labels.splits import rows_of_roles
 from lczcube.lcz import NODATA
 from lczcube.models import (
@@ -34,6 +40,7 @@ from lczcube.models import (
     predict,
 )
 from lczcube.models.tabular import TabularModel
+from lczcube.patchmaps import lcz_of_patches
 from lczcube.protocols import ScoreProtocol
 from lczcube.runtime import Progress
 
@@ -244,30 +251,33 @@ class _Context:
     samples: xr.Dataset
     n_threads: int
 
-    def tabular(self, fit: Fit) -> Callable[..., npt.NDArray[np.uint8]]:
+    def tabular(self, fit: Fit) -> Predictor:
         def predict(
             train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
-        ) -> npt.NDArray[np.uint8]:
+        ) -> Predicted:
             model = fit(self.samples.isel(sample=train), seed=seed)
             probability = model.probability(self.samples["features"].values[test])
             lcz: npt.NDArray[np.uint8] = (probability.argmax(axis=1) + 1).astype(np.uint8)
-            return lcz
+            return Predicted(lcz, probability.max(axis=1))
 
         return predict
 
-    def unet(self, cities: Sequence[CityData]) -> Callable[..., npt.NDArray[np.uint8]]:
+    def unet(self, cities: Sequence[CityData]) -> Predictor:
+        """The U-Net per sample: by the mean probability over its square."""
+
         def predict(
             train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
-        ) -> npt.NDArray[np.uint8]:
+        ) -> Predicted:
             groups = set(self.samples["group"].values[train].tolist())
             model = _fit_unet(self.config, cities, self.n_threads, seed=seed, groups=groups)
-            predicted = np.full(len(test), NODATA, dtype=np.uint8)
+            found = Predicted(np.full(len(test), NODATA, np.uint8), np.zeros(len(test), np.float32))
             owners = self.samples["city"].values[test]
             for data in cities:
                 mine = np.flatnonzero(owners == data.city)
-                held_out = self.samples.isel(sample=test[mine])
-                predicted[mine] = _lcz_of_squares(_predict_unet(model, data), held_out, data.grid)
-            return predicted
+                squares = sample_squares(self.samples.isel(sample=test[mine]), data.grid)
+                said = lcz_of_patches(_predict_unet(model, data), squares)
+                found.lcz[mine], found.confidence[mine] = said["lcz"], said["confidence"]
+            return found
 
         return predict
 
@@ -366,22 +376,3 @@ def _burn_pseudo_labels(
 
 def _predict_unet(model: UnetModel, data: CityData) -> xr.Dataset:
     return predict(model, data.open_cube(model.context_px))
-
-
-def _lcz_of_squares(maps: xr.Dataset, samples: xr.Dataset, grid: Grid) -> npt.NDArray[np.uint8]:
-    """The class of the highest mean probability over each sample's square."""
-    probability = maps["probability"].compute().values
-    valid = probability[0] <= 100
-    minx, _, _, maxy = grid.bbox
-    half = samples["size_m"].values / 2
-    left = np.rint((samples["x"].values - half - minx) / grid.pixel_m).astype(int)
-    top = np.rint((maxy - samples["y"].values - half) / grid.pixel_m).astype(int)
-    side = np.rint(2 * half / grid.pixel_m).astype(int)
-    lcz = np.full(samples.sizes["sample"], NODATA, dtype=np.uint8)
-    for i, (row, column, n) in enumerate(zip(top, left, side, strict=True)):
-        square = (slice(max(row, 0), row + n), slice(max(column, 0), column + n))
-        inside = valid[square]
-        if inside.any():
-            means = probability[:, square[0], square[1]][:, inside].mean(axis=1)
-            lcz[i] = means.argmax() + 1
-    return lcz
