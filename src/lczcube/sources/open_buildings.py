@@ -256,11 +256,14 @@ def _listed(
 def _manifests(
     entry: OpenBuildingsInput, folder: Path, cities: Mapping[str, BBox]
 ) -> Iterator[SourceFile]:
-    """Manifests of the wanted years; those whose name tells no year, too."""
+    """Manifests of the wanted years; those whose name tells no year, too.
+
+    However it was named, a manifest of another year is no fault: it only says where tiles are.
+    """
     named = entry.model_copy(update={"href": entry.manifest})
     for file in find_hrefs(named, folder=folder, cities=tuple(cities), search=_manifests_in):
-        told = crs_and_year(file.href)
-        dated = file if told is None else with_year(entry, file, told[1])
+        found, told = replace(file, is_found=True), crs_and_year(file.href)
+        dated = found if told is None else with_year(entry, found, told[1])
         if dated is not None:
             yield dated
 
@@ -272,23 +275,20 @@ def _manifests_in(folder: Path) -> list[str]:
 def _tiles_of(
     entry: OpenBuildingsInput, file: SourceFile, cities: Mapping[str, BBox], root: str | None
 ) -> Iterator[SourceFile]:
-    if file.fault is not None:
-        yield file
-        return
+    boxes = search_boxes(cities[name] for name in cities if file.city in ("", name))
     try:
-        manifest = read_manifest(file)
+        manifest = read_manifest(file, boxes)
     except LczcubeError as error:
         yield replace(file, fault=error)
         return
     if manifest.fault is not None:
         yield replace(file, fault=manifest.fault)
-    boxes = search_boxes(cities[name] for name in cities if file.city in ("", name))
     wanted = entry.all_years if file.year is None else (file.year,)
     for listed in near(manifest.tiles, boxes):
         if not wanted or listed.year in wanted:
             outline = _ground_of(listed.pixels, listed.url)
             if outline is not None and _meets(outline, boxes):
-                yield _manifest_tile(file, listed, outline, root)
+                yield _manifest_tile(entry, listed, outline, root)
 
 
 def _meets(outline: Footprint, boxes: Sequence[BBox]) -> bool:
@@ -299,7 +299,7 @@ def _meets(outline: Footprint, boxes: Sequence[BBox]) -> bool:
 
 
 def _manifest_tile(
-    file: SourceFile, listed: ListedTile, outline: Footprint, root: str | None
+    entry: OpenBuildingsInput, listed: ListedTile, outline: Footprint, root: str | None
 ) -> ManifestTile:
     href, fault = listed.url, None
     if root is not None:
@@ -313,7 +313,7 @@ def _manifest_tile(
         href=href,
         item_id="",
         year=listed.year,
-        city=file.city,
+        city=entry.city or "",
         is_found=True,
         fault=fault,
         pixels=listed.pixels,

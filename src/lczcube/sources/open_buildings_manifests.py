@@ -125,8 +125,16 @@ def public_url(tile: ListedTile) -> str:
     return readable_url(tile.url)
 
 
-def read_manifest(file: SourceFile) -> Manifest:
-    """A manifest, whole; opens no tile. Keys that are unknown are passed over.
+def read_manifest(file: SourceFile, boxes: Sequence[BBox]) -> Manifest:
+    """What a manifest says; opens no tile. Keys that are unknown are passed over.
+
+    Parameters
+    ----------
+    file : SourceFile
+        The manifest.
+    boxes : sequence of tuple of float
+        Where tiles are wanted, EPSG:4326; everywhere if there are none. A manifest whose name puts
+        it in a UTM zone that meets none of them is not read, and has no tile.
 
     Raises
     ------
@@ -138,6 +146,10 @@ def read_manifest(file: SourceFile) -> Manifest:
     if is_remote(file.href):
         raise SourceError(f"{file.href} is a manifest at a URL; fetch it, and name the file.")
     require_file(file)
+    named = crs_and_year(file.href)
+    zone = None if named is None else utm_meridians(named[0])
+    if zone is not None and not meets_any((zone[0], -90, zone[1], 90), boxes):
+        return Manifest((), None)
     said = _mapping(_parsed(file.href), file.href)
     tilesets = _sequence(said.get("tilesets"), f"{file.href}: tilesets")
     if not tilesets:
