@@ -1,6 +1,7 @@
 """Open Buildings 2.5D as items: manifests of Earth Engine, tiles, exports, and what is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import shape
 
 from lczcube.catalog import CatalogReport, build_catalog, open_catalog
+from lczcube.config import read_config
 from lczcube.errors import ConfigError, LczcubeError, SourceError
+from lczcube.plans import plan_catalog
 from lczcube.quantities import BUILDING_BANDS
+from lczcube.runfolder import Run
 from lczcube.sources import SourceFile, build_items, find_files
 from lczcube.sources.items import LCZCUBE_URI
 from lczcube.sources.open_buildings import OpenBuildingsInput
@@ -71,7 +75,7 @@ def write_tif(path: Path, **profile: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = profile.pop("names", BUILDING_BANDS)
     scales = profile.pop("scales", None)
-    settings: dict[str, Any] = {
+    profile = {
         "driver": "GTiff",
         "count": 3,
         "height": 32,
@@ -85,7 +89,7 @@ def write_tif(path: Path, **profile: Any) -> Path:
         "blockysize": 16,
         **profile,
     }
-    with rasterio.open(path, "w", **settings) as raster:
+    with rasterio.open(path, "w", **profile) as raster:
         if names:
             raster.descriptions = names
         if scales:
@@ -319,6 +323,7 @@ TRANSFORM = source()["affineTransform"]
         (manifest(bands=[{"id": name} for name in BUILDING_BANDS]), "at 0, 1 and 2 of one file"),
         (manifest(missingData={"values": [0]}), "one layer has one number for it"),
         (manifest(missingData={"values": ["x"]}), "one layer has one number for it"),
+        (manifest(bands=None, missingData={"values": [0]}), "one number for it, below 0"),
         (manifest(tilesets=[{"crs": "EPSG:32644"}]), "is of EPSG:32643 by its name, but its tiles"),
         (manifest(tilesets=[{"crs": "nowhere"}]), "has a CRS that cannot be read (nowhere)"),
     ],
@@ -372,7 +377,10 @@ def test_broken_sources_are_one_row_and_the_others_are_registered(
     assert failure.path == (tmp_path / NAME).as_posix()
     assert f"{NAME}: tilesets[0].sources[0] " in failure.reason
     assert reason in failure.reason
-    assert failure.reason.endswith("(1 more)")
+    assert failure.reason.endswith(
+        " (1 more); fetch the manifest again, or name the tiles in href."
+    )
+    assert failure.reason.count("again") == 1
     assert len(open_catalog(report.path).items("ob")) == 1
 
 
@@ -417,6 +425,7 @@ bands 0
 bands 0 id
 bands 0 missingData
 bands 0 missingData values
+bands 0 tilesetId
 bands 1 tilesetBandIndex
 tilesets
 tilesets 0
@@ -437,6 +446,7 @@ def fault_of(path: Path) -> LczcubeError | None:
         return error
 
 
+@settings(deadline=None, max_examples=60)
 @given(place=st.sampled_from(PLACES.strip().splitlines()), value=json_values)
 def test_any_value_anywhere_is_read_or_is_an_error_of_ours(
     tmp_path_factory: pytest.TempPathFactory, place: str, value: Any
@@ -450,6 +460,15 @@ def test_any_value_anywhere_is_read_or_is_an_error_of_ours(
     path = write_manifest(tmp_path_factory.mktemp("m"), json.dumps(said))
     fault = fault_of(path)
     assert fault is None or path.as_posix() in str(fault)
+
+
+def test_tiles_at_a_url_are_read_over_https(tmp_path: Path) -> None:
+    entry = OpenBuildingsInput.model_validate(
+        {"name": "ob", "source": "open_buildings", "href": f"{PREFIX}{URI}"}
+    )
+    (file,) = find_files(entry, folder=tmp_path, cities={})
+    assert file.href.startswith("https://storage.googleapis.com/open-buildings-temporal-data/v1/")
+    assert file.year == 2023
 
 
 # From headers
@@ -652,6 +671,29 @@ def test_items_and_collection_are_valid_against_what_they_declare(tmp_path: Path
         for uri in values["stac_extensions"]:
             validate(values, extension_schema(uri))
     assert len(paths) == 4
+
+
+def test_a_plan_lists_the_tiles_and_a_run_notices_those_that_change(
+    world: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Manifests too: they say where tiles lie."""
+    root, bbox = world
+    shutil.copytree(root / "v1", tmp_path / "v1")
+    keys = 'manifest = "v1/manifests/*.json"\nhref = "v1/geotiffs"\nyear = 2021'
+    n_items = len(items_of(built(tmp_path, keys, bbox=bbox)))
+    plan = plan_catalog(tmp_path / "town.toml", tmp_path / "out")
+    assert f"ob (open_buildings): {n_items} of {n_items} files found" in plan.text
+    assert plan.n_missing == 0
+    run = Run(read_config(tmp_path / "town.toml"), tmp_path / "run")
+    before = run.input_stats()
+    (listing,) = tmp_path.glob("v1/manifests/*.json")
+    assert before == run.input_stats()
+    for path in (min(tmp_path.glob("v1/geotiffs/*/*.tif")), listing):
+        os.utime(path, ns=(0, 0))
+        after = run.input_stats()
+        assert [name for name, *_ in after] == [name for name, *_ in before]
+        assert (path.as_posix(), path.stat().st_size, 0) in after
+        before = after
 
 
 # Settings

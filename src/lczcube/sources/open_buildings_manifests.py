@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ BUCKETS = "https://storage.googleapis.com"
 """Where Google's buckets are read over HTTPS: by anyone, without a setting of GDAL."""
 
 _NAME = re.compile(r"[0-9a-f]{1,16}_EPSG_(?P<epsg>\d{4,6})_(?P<year>\d{4})_\d\d_\d\d\.json")
+_REMEDY = "; fetch the manifest again."
 _URL = re.compile(r"(?:gs|https)://[A-Za-z0-9][A-Za-z0-9._-]*/[^?#\s]+")
 
 
@@ -199,13 +201,13 @@ def _parsed(href: str) -> Any:
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise SourceError(f"{where} is no JSON object; fetch the manifest again.")
+        raise SourceError(f"{where} is no JSON object{_REMEDY}")
     return value
 
 
 def _sequence(value: Any, where: str) -> Sequence[Any]:
     if value is not None and not isinstance(value, list):
-        raise SourceError(f"{where} is no JSON array; fetch the manifest again.")
+        raise SourceError(f"{where} is no JSON array{_REMEDY}")
     return value or []
 
 
@@ -219,7 +221,7 @@ def _bands(said: Mapping[str, Any], href: str) -> tuple[tuple[str, ...], float]:
     if (
         set(names) != set(BUILDING_BANDS)
         or (bands and sorted(positions.values(), key=str) != [0, 1, 2])
-        or len({band.get("tilesetId") for band in bands}) > 1
+        or len({str(band.get("tilesetId")) for band in bands}) > 1
     ):
         listed = ", ".join(f"{name} at {positions.get(name)}" for name in names)
         raise SourceError(
@@ -232,10 +234,10 @@ def _bands(said: Mapping[str, Any], href: str) -> tuple[tuple[str, ...], float]:
 def _nodata(parts: Sequence[Mapping[str, Any]], href: str) -> float:
     said = [_mapping(part.get("missingData", {}), f"{href}: missingData") for part in parts]
     values = [v for part in said for v in _sequence(part.get("values"), f"{href}: missingData")]
-    if any(not _is_number(value) for value in values) or len(set(values)) > 1:
+    if any(not _is_number(value) or value >= 0 for value in values) or len(set(values)) > 1:
         raise SourceError(
-            f"{href} has missingData {str(values)[:100]}; one layer has one number for it. "
-            "Fetch it again."
+            f"{href} has missingData {str(values)[:100]}; one layer has one number for it, below "
+            "0. Fetch it again."
         )
     return float(values[0]) if values else NODATA
 
@@ -257,7 +259,11 @@ def _crs(tileset: Mapping[str, Any], href: str) -> str:
     """The CRS of a tileset, which its manifest's name must not contradict."""
     named = crs_and_year(href)
     told = tileset.get("crs")
-    crs = _epsg(str(told), href) if told else named and named[0]
+    crs = _epsg(str(told)) if told else named and named[0]
+    if told and crs is None:
+        raise SourceError(
+            f"{href} has a CRS that cannot be read ({str(told)[:40]}); fetch it again."
+        )
     if crs is None:
         raise SourceError(
             f"{href} says its CRS neither in tilesets nor in its name; keep the publisher's name, "
@@ -273,16 +279,16 @@ def _crs(tileset: Mapping[str, Any], href: str) -> str:
     return crs
 
 
-def _epsg(text: str, href: str) -> str:
+@lru_cache(maxsize=64)
+def _epsg(text: str) -> str | None:
+    """``EPSG:n`` of a CRS, its text where it has no code, None where it is none."""
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
     try:
         epsg = CRS.from_user_input(text).to_epsg()
-    except CRSError as error:
-        raise SourceError(
-            f"{href} has a CRS that cannot be read ({text[:40]}); fetch it again."
-        ) from error
+    except CRSError:
+        return None
     return f"EPSG:{epsg}" if epsg else text[:40]
 
 
@@ -290,7 +296,8 @@ def _one_fault(faults: Sequence[str], href: str) -> SourceError | None:
     if not faults:
         return None
     more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
-    return SourceError(f"{href}: {faults[0]}{more}")
+    first = faults[0].removesuffix(_REMEDY)
+    return SourceError(f"{href}: {first}{more}{_REMEDY[:-1]}, or name the tiles in href.")
 
 
 @dataclass(frozen=True)

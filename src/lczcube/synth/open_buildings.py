@@ -181,8 +181,8 @@ def write_open_buildings(
 
     Notes
     -----
-    Streams: memory does not grow with a tile. A draft stands beside a tile while it is turned into
-    a COG.
+    Streams: memory does not grow with a tile, but for GDAL's block cache. A draft stands beside a
+    tile while it is turned into a COG, which takes a minute for a tile of the publisher's side.
     """
     if tile_px < 16 or block_px < 16 or block_px % 16:
         raise ConfigError(
