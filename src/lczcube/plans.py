@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lczcube.config import read_config
-from lczcube.sources.files import expand_hrefs, is_remote, redact
+from lczcube.sources import find_files
+from lczcube.sources.files import is_remote, redact
 from lczcube.synth.files import HALO_PX
 from lczcube.synth.layers import DEFAULT_LAYERS, LAYERS
 from lczcube.synth.world import require_layers, require_parameters
@@ -52,11 +53,12 @@ def plan_catalog(config: str | Path, out: str | Path) -> CatalogPlan:
         If the TOML file cannot be used or is not there.
     """
     settings = read_config(config)
-    folder, cities = settings.source_path.parent, sorted(settings.cities)
+    folder = settings.source_path.parent
+    cities = {name: settings.cities[name].bbox for name in sorted(settings.cities)}
     lines: list[str] = []
     n_missing = 0
     for entry in settings.inputs:
-        hrefs = [file.href for file in expand_hrefs(entry, folder=folder, cities=cities)]
+        hrefs = [file.href for file in find_files(entry, folder=folder, cities=cities)]
         missing = [href for href in hrefs if not is_remote(href) and not Path(href).is_file()]
         n_missing += len(missing)
         lines += [f"{entry.name} ({entry.source}): {_total(hrefs)}", *_file_lines(hrefs, missing)]

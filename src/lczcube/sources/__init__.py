@@ -15,6 +15,7 @@ from pydantic import Field
 from lczcube.sources import (
     alphaearth,
     label_raster,
+    open_buildings,
     patches,
     polygons,
     raster,
@@ -27,6 +28,7 @@ from lczcube.sources.footprints import BBox
 from lczcube.sources.inputs import EmbeddingInput, Input
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_raster import LabelRasterInput
+from lczcube.sources.open_buildings import OpenBuildingsInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
@@ -50,6 +52,7 @@ AnyInput = Annotated[
     | TesseraInput
     | PolygonsInput
     | TrainingAreasInput
+    | OpenBuildingsInput
     | LabelRasterInput
     | PatchesInput,
     Field(discriminator="source"),
@@ -66,6 +69,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
     "alphaearth": alphaearth,
     "tessera": tessera,
+    "open_buildings": open_buildings,
     "polygons": polygons,
     "training_areas": training_areas,
     "label_raster": label_raster,
