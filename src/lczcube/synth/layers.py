@@ -9,9 +9,14 @@ from lczcube.synth.aef_index import write_aef_index
 from lczcube.synth.city import City
 from lczcube.synth.embedding import Difficulty, embedding_model
 from lczcube.synth.files import tiles, write_tile
+from lczcube.synth.open_buildings import write_open_buildings
 from lczcube.synth.tessera import write_tessera
+from lczcube.synth.training_areas import training_areas_path, write_training_areas
 
 TESSERA_FOLDER = "tessera"
+BUILDING_TILE_PX = 2500
+"""A tenth of the publisher's."""
+
 DEFAULT_LAYERS = ("alphaearth",)
 
 Parameters = Mapping[str, Any]
@@ -65,6 +70,19 @@ def _write_tessera(out: Path, cities: Sequence[City], parameters: Parameters) ->
     )
 
 
+def _write_open_buildings(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    folder = out / "open_buildings"
+    seed, year = parameters["seed"], parameters["year"]
+    write_open_buildings(folder, cities, seed=seed, year=year, tile_px=BUILDING_TILE_PX)
+
+
+def _write_training_areas(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    for city in cities:
+        path = training_areas_path(out, city, year=parameters["year"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_training_areas(path, city, seed=parameters["seed"])
+
+
 LAYERS: Mapping[str, WorldLayer] = {
     "alphaearth": WorldLayer(
         _write_alphaearth,
@@ -103,6 +121,37 @@ license = "CC0-1.0"
 """,
         bytes_per_km2=(128 + 4) * 100**2,
         product="tessera/0.0/synthetic-{seed}",
+    ),
+    "open_buildings": WorldLayer(
+        _write_open_buildings,
+        """\
+# SYNTHETIC buildings in the format of Open Buildings 2.5D.
+[[input]]
+name = "building"
+source = "open_buildings"
+synthetic = true
+manifest = "open_buildings/v1/manifests"
+href = "open_buildings/v1/geotiffs"
+year = {year}
+title = "Synthetic buildings"
+
+""",
+        bytes_per_km2=3 * 4 * 2000**2,
+    ),
+    "training_areas": WorldLayer(
+        _write_training_areas,
+        """\
+# SYNTHETIC training areas as WUDAPT's: a folder a class.
+[[input]]
+name = "areas"
+source = "training_areas"
+synthetic = true
+href = "training_areas"
+title = "Synthetic training areas"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=1000,
     ),
 }
 """By name."""
