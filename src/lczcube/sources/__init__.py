@@ -12,7 +12,15 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lczcube.sources import alphaearth, label_raster, patches, polygons, raster, tessera
+from lczcube.sources import (
+    alphaearth,
+    label_raster,
+    patches,
+    polygons,
+    raster,
+    so2sat,
+    tessera,
+)
 from lczcube.sources.alphaearth import AlphaEarthInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
@@ -22,6 +30,7 @@ from lczcube.sources.label_raster import LabelRasterInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
+from lczcube.sources.so2sat import So2SatInput
 from lczcube.sources.tessera import TesseraInput
 
 __all__ = [
@@ -36,7 +45,13 @@ __all__ = [
 ]
 
 AnyInput = Annotated[
-    RasterInput | AlphaEarthInput | TesseraInput | PolygonsInput | LabelRasterInput | PatchesInput,
+    RasterInput
+    | AlphaEarthInput
+    | TesseraInput
+    | PolygonsInput
+    | LabelRasterInput
+    | PatchesInput
+    | So2SatInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -54,6 +69,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "polygons": polygons,
     "label_raster": label_raster,
     "patches": patches,
+    "so2sat": so2sat,
 }
 
 

@@ -11,7 +11,8 @@ from lczcube.errors import SourceError
 from lczcube.lcz import NODATA
 from lczcube.sources.files import SourceFile, require_file
 from lczcube.sources.items import SourceItem
-from lczcube.sources.label_tables import LabelInput, Rows, codes_of, label_item
+from lczcube.sources.label_codes import codes_of
+from lczcube.sources.label_tables import LabelInput, Rows, label_item
 from lczcube.sources.raster import open_raster
 
 if TYPE_CHECKING:

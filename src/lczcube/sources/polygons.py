@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from lczcube.errors import SourceError
 from lczcube.sources.files import SourceFile, first_line, require_file
 from lczcube.sources.items import SourceItem
-from lczcube.sources.label_tables import LabelInput, Rows, class_code, column_of, label_item
+from lczcube.sources.label_codes import class_code
+from lczcube.sources.label_tables import LabelInput, Rows, column_of, label_item
 
 if TYPE_CHECKING:
     import geopandas as gpd
