@@ -27,7 +27,7 @@ class So2SatCity:
     name : str
         As the geolocation files write it.
     epsg : int
-        The UTM zone of its patches as the publisher's script lists it. Wrong for ``orangitown``.
+        The UTM zone of its patches, as the publisher's script lists it (but for ``orangitown``).
     bbox : tuple of float
         Its region of interest, EPSG:4326, to 0.01 degrees.
     """
@@ -41,12 +41,6 @@ class So2SatCity:
         """Longitude and latitude of the middle of its region."""
         west, south, east, north = self.bbox
         return (west + east) / 2, (south + north) / 2
-
-    @property
-    def utm_epsg(self) -> int:
-        """The UTM zone that its centre lies in."""
-        lon, lat = self.centre
-        return utm_epsg(lon, lat)
 
     def distance_km(self, lon: _Float64, lat: _Float64) -> _Float64:
         """Distance of points from its region, 0 inside; infinite where they have no place."""
@@ -86,8 +80,8 @@ _TRAINING = {
     "milan": (32632, (8.67, 45.37, 9.47, 45.85)),
     "nanjing": (32650, (118.46, 31.71, 119.19, 32.45)),
     "newyork": (32618, (-74.61, 40.33, -73.47, 41.14)),
-    # Orangi Town is in Karachi, zone 42N; the script says zone 18N, which is New York's.
-    "orangitown": (32618, (66.96, 24.91, 67.03, 25.00)),
+    # Orangi Town is in Karachi; the script says 32618, the zone of New York.
+    "orangitown": (32642, (66.96, 24.91, 67.03, 25.00)),
     "paris": (32631, (1.56, 48.42, 2.94, 49.29)),
     "philadelphia": (32618, (-75.19, 39.94, -75.15, 39.97)),
     "qingdao": (32651, (119.91, 35.82, 120.80, 36.48)),
@@ -127,8 +121,8 @@ HELD_OUT = tuple(_HELD_OUT)
 
 
 def zones_in_use() -> list[int]:
-    """EPSG codes that patches can be in, sorted: those stated, and those of the cities' centres."""
-    return sorted({epsg for city in CITIES.values() for epsg in (city.epsg, city.utm_epsg)})
+    """EPSG codes of the zones that patches lie in, sorted."""
+    return sorted({city.epsg for city in CITIES.values()})
 
 
 def nearest_city(lon: _Float64, lat: _Float64) -> tuple[npt.NDArray[np.str_], _Float64]:
