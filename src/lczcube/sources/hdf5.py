@@ -37,7 +37,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError) as error:
         raise SourceError(
             f"{path} cannot be read as HDF5 ({first_line(error)}); fetch it again, and unpack it "
             "where it is an archive."

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from lczcube.errors import SourceError
 from lczcube.sources.files import SourceFile, require_file
-from lczcube.sources.items import SourceItem, crs_name
+from lczcube.sources.items import SourceItem
 from lczcube.sources.label_tables import LabelInput, Rows, column_of, label_item
 from lczcube.sources.polygons import read_polygons
 from lczcube.sources.rebuilt import RebuiltSquares, rebuilt_squares
@@ -26,6 +26,9 @@ EDGE_TOLERANCE_M = 0.01
 
 REBUILT_TOLERANCE_M = 10.0
 """A box farther than a pixel from that around its rebuilt square is the box of something else."""
+
+BEYOND_ZONE_DEGREES = 6.0
+"""How far past the area of a CRS squares of it may lie: publishers extend a zone to its neighbour."""
 
 
 class PatchesInput(LabelInput):
@@ -170,7 +173,7 @@ def _rebuilt_items(
     import shapely
 
     boxes = _lonlat_boxes(frame, file)
-    made = rebuilt_squares(boxes, size_m=entry.size_m, crs=_metric_crs(entry, file))
+    made = rebuilt_squares(boxes, size_m=entry.size_m, crs=_metric_crs(entry, file, boxes))
     _require_boxes_of_squares(made, entry, file)
     columns = pd.DataFrame(_columns(entry, file, frame))
     if "id" not in columns:
@@ -212,9 +215,12 @@ def _lonlat_boxes(frame: gpd.GeoDataFrame, file: SourceFile) -> npt.NDArray[np.f
     return boxes
 
 
-def _metric_crs(entry: PatchesInput, file: SourceFile) -> str | None:
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
+def _metric_crs(
+    entry: PatchesInput, file: SourceFile, boxes: npt.NDArray[np.float64]
+) -> str | None:
+    """The CRS that the input names for its squares, if it can be."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
 
     if entry.crs is None:
         return None
@@ -230,7 +236,16 @@ def _metric_crs(entry: PatchesInput, file: SourceFile) -> str | None:
             f"{file.href}: crs = {entry.crs!r} is not projected; name a UTM zone, such as "
             '"EPSG:32650".'
         )
-    return crs_name(crs)
+    area = crs.area_of_use
+    west, east = float(boxes[:, 0].min()), float(boxes[:, 2].max())
+    if area is not None and (
+        west < area.west - BEYOND_ZONE_DEGREES or east > area.east + BEYOND_ZONE_DEGREES
+    ):
+        raise SourceError(
+            f"{file.href}: crs = {entry.crs!r} is of {area.west:g} to {area.east:g} degrees east, "
+            f"and the squares lie at {west:.2f} to {east:.2f}; name their own, or leave it out."
+        )
+    return entry.crs
 
 
 def _require_boxes_of_squares(

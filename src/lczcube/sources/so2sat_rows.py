@@ -162,7 +162,9 @@ def _lost(split: Split, stated: int, moved: pd.DataFrame, rows: pd.DataFrame) ->
         f"at latitude, longitude {where})"
     )
     if fits.empty:
-        return SourceError(f"{fault}, and no one UTM zone does; fetch the newest geolocation.")
+        return SourceError(
+            f"{fault}, and not exactly one UTM zone would; fetch the newest geolocation."
+        )
     zones = ", ".join(f"EPSG:{zone}" for zone in sorted(fits["epsg"].unique()))
     cities = ", ".join(sorted(fits["home"].unique()))
     return SourceError(

@@ -86,7 +86,7 @@ def write_so2sat(
         if held_rows:
             rng = np.random.default_rng([seed, number, 30])
             order = [held_rows[n] for n in rng.permutation(len(held_rows))]
-            written.append(_write_split(out / f"{split}.h5", order, seed))
+            written.append(_write_split(out / f"{split}.h5", order, seed, number))
             written.append(_write_geo(out / f"{split}_geo.h5", order, seed, layout))
     return written
 
@@ -105,7 +105,7 @@ def _dealt(
         yield half if is_held_out else "training", patch
 
 
-def _write_split(path: Path, rows: Sequence[_Row], seed: int) -> Path:
+def _write_split(path: Path, rows: Sequence[_Row], seed: int, number: int) -> Path:
     spectra = _Spectra.drawn(seed)
     with _new_file(path, seed) as file:
         side = (PATCH_PX, PATCH_PX)
@@ -121,7 +121,7 @@ def _write_split(path: Path, rows: Sequence[_Row], seed: int) -> Path:
         for start in range(0, len(rows), _BLOCK_ROWS):
             block = rows[start : start + _BLOCK_ROWS]
             pixels = [
-                spectra.pixels(row, np.random.default_rng([seed, start + n, int(lcz[start + n])]))
+                spectra.pixels(row, np.random.default_rng([seed, number, 32, start + n]))
                 for n, row in enumerate(block)
             ]
             sen1[start : start + len(block)] = np.stack([radar for radar, _ in pixels])
@@ -149,7 +149,7 @@ def _write_geo(path: Path, rows: Sequence[_Row], seed: int, layout: Layout) -> P
 
 def _centres(rows: Sequence[_Row], corner: _Float64) -> _Float64:
     """UTM x and y of the centres, and row and column in the images of Sentinel-1 and 2."""
-    centre = corner + [PATCH_M / 2, -PATCH_M / 2]
+    centre = corner + np.array([PATCH_M / 2, -PATCH_M / 2])
     upper_left = np.array([(row.city.grid.bbox[0], row.city.grid.bbox[3]) for row in rows])
     image = np.floor(np.abs(centre - upper_left) / PIXEL_M)[:, ::-1]
     return np.column_stack([centre, image, image])
