@@ -607,9 +607,9 @@ def test_connected_components_are_those_of_a_plain_search(
 
 
 def test_squares_that_share_an_edge_touch_and_those_a_metre_apart_do_not() -> None:
-    corners = np.array([[0.1, 0.2], [320.1, 0.2], [641.1, 0.2]])
-    squares = shapely.box(*corners.T, *(corners.T + 320))
-    assert overlap_groups(squares).tolist() == [0, 0, 2]
+    x0 = np.array([0.1, 320.1, 641.1, 961.1, 961.1])
+    y0 = np.array([0.2, 0.2, 0.2, 320.2, 641.2])
+    assert overlap_groups(x0, y0, 320).tolist() == [0, 0, 2, 2, 4]
 
 
 def test_patches_on_the_same_ground_are_counted_with_their_labels(tmp_path: Path) -> None:

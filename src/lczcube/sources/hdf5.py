@@ -65,13 +65,24 @@ def find_dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
         raise SourceError(f"{file.filename}: {name} is a group; it must be a dataset.")
     if held.is_virtual or held.external:
         raise SourceError(f"{file.filename}: the values of {name} lie in other files; {_COPY}.")
-    chunk_bytes = math.prod(held.chunks or (0,)) * held.dtype.itemsize
+    chunk_bytes = math.prod(held.chunks or (0,)) * _dtype(held, name).itemsize
     if chunk_bytes > MOST_CHUNK_BYTES:
         raise SourceError(
             f"{file.filename}: {name} has chunks of {chunk_bytes / 2**20:,.0f} MiB, more than "
             f"{MOST_CHUNK_BYTES / 2**20:,.0f}; store it in smaller chunks."
         )
     return held
+
+
+def _dtype(dataset: h5py.Dataset, name: str) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = dataset.dtype
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"{dataset.file.filename}: {name} is of a type that NumPy lacks ({first_line(error)}); "
+            "fetch the file again."
+        ) from error
+    return dtype
 
 
 _COPY = "copy the values into this file"
@@ -87,7 +98,7 @@ def require_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     """
     held = find_dataset(file, name)
     if held is None:
-        names = ", ".join(sorted(file)) or "nothing"
+        names = ", ".join(sorted(map(str, file))) or "nothing"
         raise SourceError(f"{file.filename} has no dataset {name}; it holds {names}.")
     return held
 

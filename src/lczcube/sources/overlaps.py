@@ -9,25 +9,35 @@ TOUCH_M = 1e-3
 """Squares nearer than this touch."""
 
 
-def overlap_groups(squares: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
+def overlap_groups(
+    x0: npt.NDArray[np.float64], y0: npt.NDArray[np.float64], side_m: float
+) -> npt.NDArray[np.int64]:
     """Row of the first square of the chain of touching squares that each one belongs to.
 
     Parameters
     ----------
-    squares : numpy.ndarray
-        Shapely polygons, in metres.
+    x0, y0 : numpy.ndarray
+        float64, m: upper-left corners in one projected CRS.
+    side_m : float
+        Side of the squares, m.
 
     Returns
     -------
     numpy.ndarray
-        int64, shape of ``squares``: two squares of different values do not touch.
+        int64, shape of ``x0``: two squares of different values do not touch.
+
+    Notes
+    -----
+    Squares along the axes touch where their envelopes do, which the tree knows by itself: exact
+    distances took twenty times as long.
     """
     import shapely
 
-    tree = shapely.STRtree(squares)
-    first, second = tree.query(squares, predicate="dwithin", distance=TOUCH_M)
+    tree = shapely.STRtree(shapely.box(x0, y0 - side_m, x0 + side_m, y0))
+    grown = shapely.box(x0 - TOUCH_M, y0 - side_m - TOUCH_M, x0 + side_m + TOUCH_M, y0 + TOUCH_M)
+    first, second = tree.query(grown)
     ahead = first < second
-    return connected(len(squares), first[ahead], second[ahead])
+    return connected(len(x0), first[ahead], second[ahead])
 
 
 def connected(

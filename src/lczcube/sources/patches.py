@@ -28,7 +28,7 @@ REBUILT_TOLERANCE_M = 10.0
 """A box farther than a pixel from that around its rebuilt square is the box of something else."""
 
 BEYOND_ZONE_DEGREES = 6.0
-"""How far past the area of a CRS squares of it may lie: publishers extend a zone to its neighbour."""
+"""How far past the area of a CRS its squares may lie: publishers extend a zone to the next."""
 
 
 class PatchesInput(LabelInput):

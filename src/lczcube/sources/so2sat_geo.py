@@ -29,6 +29,7 @@ PATCH_M = PATCH_PX * PIXEL_M
 MOST_ROWS = 10_000_000
 """So2Sat has 400,673 patches; a file of more rows than this is not one of it."""
 
+_LONGEST_NAME = 64
 _PIXEL_TOLERANCE_M = 1e-3
 _CENTRE_TOLERANCE_M = 0.01
 _WORLD_FILE_BELOW = 1000.0
@@ -224,10 +225,13 @@ def _codes(file: h5py.File, n_rows: int) -> npt.NDArray[np.str_]:
             f"{file.filename}: {name} is {held.dtype} of shape {held.shape}; it must be names of "
             f"shape ({n_rows},), as epsg has {n_rows} rows."
         )
-    values = np.asarray(held[:]).reshape(-1)
-    spelt, rows = np.unique(values.astype("S64"), return_inverse=True)
-    names = [value.decode("utf-8", "replace").strip().lower() for value in spelt.tolist()]
-    return np.asarray(np.array(names, dtype=str)[rows])
+    names = [_name(value) for value in np.asarray(held[:]).reshape(-1).tolist()]
+    return np.array(names, dtype=str)
+
+
+def _name(value: str | bytes) -> str:
+    text = value if isinstance(value, str) else value.decode("utf-8", "replace")
+    return text.strip().lower()[:_LONGEST_NAME]
 
 
 def _corners(tfw: _Float64, path: Path) -> tuple[_Float64, _Float64]:

@@ -175,12 +175,9 @@ def _lost(split: Split, stated: int, moved: pd.DataFrame, rows: pd.DataFrame) ->
 
 def _groups(rows: pd.DataFrame) -> npt.NDArray[np.object_]:
     """Id of the first patch of the chain of overlapping patches that each one is in."""
-    import shapely
-
     groups = np.empty(len(rows), dtype=object)
     ids = rows["patch_id"].to_numpy(object)
     for index in rows.groupby("epsg").indices.values():
         x0, y0 = rows["x0"].to_numpy()[index], rows["y0"].to_numpy()[index]
-        first = overlap_groups(shapely.box(x0, y0 - PATCH_M, x0 + PATCH_M, y0))
-        groups[index] = ids[index][first]
+        groups[index] = ids[index][overlap_groups(x0, y0, PATCH_M)]
     return groups
