@@ -467,6 +467,21 @@ def test_the_city_of_an_input_is_a_table_or_one_of_so2sats(tmp_path: Path) -> No
         register(tmp_path, city="atlantis")
 
 
+def test_files_of_a_city_each_give_that_citys_patches(tmp_path: Path) -> None:
+    for city in ("nbo", "mow"):
+        write_split(
+            tmp_path / city, [2, 3], corners=[NAIROBI, MOSCOW], epsg=[32737, 32637], layout="2025"
+        )
+    boxes = box_of("nbo", NAIROBI_BOX) + box_of("mow", "[37.0, 55.0, 38.0, 56.0]")
+    report = built(tmp_path, href='"{city}/validation.h5"', cities=boxes)
+    labels = read_labels(open_catalog(report.path), ["so2sat"])
+    assert list(labels["patch_id"]) == [
+        "so2sat/mow/validation/000001",
+        "so2sat/nbo/validation/000000",
+    ]
+    assert list(labels["city"]) == ["mow", "nbo"]
+
+
 def test_a_city_that_so2sat_does_not_have_is_believed_where_the_file_names_it(
     tmp_path: Path,
 ) -> None:
@@ -536,6 +551,16 @@ def test_other_cities_wrong_zones_are_not_this_citys_concern(tmp_path: Path) -> 
     both = box_of("nbo", NAIROBI_BOX) + box_of("karachi", "[66.9, 24.8, 67.2, 25.1]")
     (failure,) = built(tmp_path, cities=both).failures
     assert "set fix_epsg = true" in failure.reason
+
+
+def test_a_wrong_zone_is_missed_by_the_city_it_would_fit_whatever_else_fits(tmp_path: Path) -> None:
+    """Numbers that fit Berlin and, in a later zone, Melbourne."""
+    corners = [(390_000, 5_820_000), (300_000, 5_813_000)]
+    write_split(tmp_path, [2, 3], corners=corners, epsg=[32618, 32755], layout="2025")
+    report = built(tmp_path, cities=box_of("melbourne", "[144.4, -38.3, 146.0, -37.4]"))
+    (failure,) = report.failures
+    assert "EPSG:32618 puts 1 patches into no city" in failure.reason
+    assert report.n_items == 1
 
 
 def test_a_patch_is_not_of_a_city_that_its_file_does_not_name(tmp_path: Path) -> None:

@@ -136,12 +136,14 @@ def _wanted(entry: So2SatInput, cities: Mapping[str, BBox]) -> Wanted:
 def _read_splits(
     entry: So2SatInput, named: Sequence[SourceFile]
 ) -> tuple[list[Split], list[SourceFile]]:
-    splits: dict[str, Split] = {}
+    splits: dict[tuple[str, str], Split] = {}
     faults: list[SourceFile] = []
     for file in named:
         try:
             split = read_split(file, origin=entry.origin)
-            first = splits.setdefault(split.name, split)
+            if file.city and entry.city is None:
+                split = replace(split, prefix=f"{file.city}/{split.prefix}")
+            first = splits.setdefault((file.city, split.name), split)
             if first.geo != split.geo:
                 raise SourceError(
                     f"{split.geo} and {first.geo} are both the split {split.name}, and divide the "

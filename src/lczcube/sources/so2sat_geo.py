@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lczcube.errors import SourceError
 from lczcube.sources.hdf5 import find_dataset, open_hdf5, require_dataset
-from lczcube.sources.so2sat_cities import CITIES, MARGIN_KM, nearest_city, zones_in_use
+from lczcube.sources.so2sat_cities import CITIES, MARGIN_KM, nearest_city
 
 if TYPE_CHECKING:
     import h5py
@@ -139,25 +139,10 @@ def place(patches: Geolocation) -> Place:
     return Place(lon, lat, np.where(is_named, patches.code, names), is_home, is_named)
 
 
-def fitting_zones(patches: Geolocation) -> tuple[_Int32, _Int32]:
-    """For patches that are not at home: a UTM zone that would put each in its city.
-
-    Returns
-    -------
-    zone, n_zones : numpy.ndarray
-        int32: the first of So2Sat's zones that fits (0 if none), and how many do.
-    """
-    zone = np.zeros(len(patches), dtype=np.int32)
-    n_zones = np.zeros(len(patches), dtype=np.int32)
-    for epsg in zones_in_use():
-        fits = place(replace(patches, epsg=np.full(len(patches), epsg, dtype=np.int32))).is_home
-        zone[fits & (n_zones == 0)] = epsg
-        n_zones += fits
-    return zone, n_zones
-
-
-def with_zones(patches: Geolocation, zones: _Int32, rows: npt.NDArray[np.intp]) -> Geolocation:
-    """The same numbers, some rows of which are read in other zones."""
+def in_zones(
+    patches: Geolocation, zones: _Int32 | int, rows: npt.NDArray[np.intp] | slice = slice(None)
+) -> Geolocation:
+    """The same numbers, some or all rows of which are read in other zones."""
     epsg = patches.epsg.copy()
     epsg[rows] = zones
     return replace(patches, epsg=epsg)

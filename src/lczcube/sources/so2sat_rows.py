@@ -15,7 +15,8 @@ import numpy.typing as npt
 from lczcube.errors import SourceError
 from lczcube.sources.footprints import BBox
 from lczcube.sources.overlaps import overlap_groups
-from lczcube.sources.so2sat_geo import PATCH_M, Place, fitting_zones, place, with_zones
+from lczcube.sources.so2sat_cities import zones_in_use
+from lczcube.sources.so2sat_geo import PATCH_M, Geolocation, Place, in_zones, place
 from lczcube.sources.so2sat_splits import Split
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class Wanted:
         found = np.select(inside, list(self.boxes), default="")
         return np.where(spots.is_home | ~spots.is_named, found, "")
 
+    def only(self, city: str) -> Wanted:
+        """What is wanted of a file of one city; of all where ``city`` is ``""``."""
+        return Wanted({city: self.boxes[city]}) if city in self.boxes else self
+
 
 @dataclass(frozen=True, eq=False)
 class Placed:
@@ -94,7 +99,7 @@ def place_splits(splits: Sequence[Split], wanted: Wanted, *, fix_epsg: bool) -> 
 
     tables, faults = [], []
     for number, split in enumerate(splits):
-        table, lost = _located(split, wanted, fix_epsg=fix_epsg)
+        table, lost = _located(split, wanted.only(split.file.city), fix_epsg=fix_epsg)
         tables.append(table.assign(split=number))
         faults += [(split, error) for error in lost]
     rows = pd.concat(tables, ignore_index=True)
@@ -117,8 +122,8 @@ def _located(
     if lost.empty:
         return rows, []
     index = lost.index.to_numpy()
-    zones, n_zones = fitting_zones(split.patches.rows(index))
-    fitting = _rows(replace(split, patches=with_zones(split.patches, zones, index)), wanted)
+    zones, n_zones = _fitting_zones(split.patches.rows(index), wanted)
+    fitting = _rows(replace(split, patches=in_zones(split.patches, zones, index)), wanted)
     moved = fitting.loc[index].assign(stated=lost["epsg"], n_zones=n_zones, is_moved=True)
     is_taken = (moved["n_zones"] == 1) & fix_epsg
     # Patches that would come into no wanted city are not missed.
@@ -129,6 +134,21 @@ def _located(
     ]
     found = pd.concat([rows.drop(index=index), moved.loc[is_taken, list(rows)]])
     return found.sort_index(), faults
+
+
+def _fitting_zones(
+    patches: Geolocation, wanted: Wanted
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """A zone that would put each patch into a city, a wanted one if any (0: none), and how many."""
+    zone, n_zones = (np.zeros(len(patches), dtype=np.int32) for _ in range(2))
+    is_wanted = np.zeros(len(patches), dtype=bool)
+    for epsg in zones_in_use():
+        spots = place(in_zones(patches, epsg))
+        into_wanted = spots.is_home & (wanted.name(spots) != "")
+        zone[spots.is_home & (zone == 0) | into_wanted & ~is_wanted] = epsg
+        is_wanted |= into_wanted
+        n_zones += spots.is_home
+    return zone, n_zones
 
 
 def _rows(split: Split, wanted: Wanted) -> pd.DataFrame:

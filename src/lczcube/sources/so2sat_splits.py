@@ -43,7 +43,8 @@ class Split:
     name : str
         ``training``, ``validation`` or ``testing``.
     prefix : str
-        What the ids of its patches begin with: the name, after the folder of version 3.
+        What the ids of its patches begin with: the name, after the city where ``{city}`` is in
+        href, and the folder of version 3.
     h5 : pathlib.Path or None
         Pixels and labels; None where the geolocation stands alone.
     geo : pathlib.Path
