@@ -33,7 +33,8 @@ from lczcube.sources.so2sat_cities import CITIES, HELD_OUT, utm_epsg
 from lczcube.sources.so2sat_splits import read_lcz
 from lczcube.synth import write_world
 from lczcube.synth.city import City, draw_city
-from lczcube.synth.so2sat import write_so2sat
+from lczcube.synth.labels import draw_patches
+from lczcube.synth.so2sat import MAX_PER_SITE, write_so2sat
 from lczcube.windows import aggregate_patches
 from tests.test_catalog import CORE, extension_schema, validate, with_schemas
 
@@ -330,6 +331,13 @@ def test_names_of_cities_are_read_however_they_are_stored(tmp_path: Path) -> Non
         assert list(table_of(tmp_path / str(number))["city"]) == ["nairobi"]
 
 
+def test_a_file_in_which_every_patch_has_a_city_of_its_own_is_refused(tmp_path: Path) -> None:
+    names = [f"c{n}" for n in range(1001)]
+    write_geo(tmp_path / "testing_geo.h5", row_of(NAIROBI, 1001), cities=names)
+    with pytest.raises(SourceError, match="city names 1,001 cities; So2Sat has 52"):
+        register(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["external", "soft", "virtual", "storage", "group", "chunks"])
 @pytest.mark.parametrize("name", ["label", "tfw"])
 def test_what_lies_elsewhere_is_not_followed(tmp_path: Path, kind: str, name: str) -> None:
@@ -404,6 +412,12 @@ def test_splits_of_version_3_are_told_by_folder_and_name(tmp_path: Path) -> None
     table = table_of(tmp_path)
     assert sorted(table["split"]) == ["testing", "training", "validation"]
     assert sorted(table["patch_id"])[0] == "so2sat/culture_10/testing/000000"
+
+
+def test_a_glob_that_names_labels_and_geolocation_gives_each_patch_once(tmp_path: Path) -> None:
+    write_split(tmp_path, [2, 3])
+    assert list(table_of(tmp_path / "*.h5")["lcz"]) == [2, 3]
+    assert list(table_of(tmp_path / "validation_geo.h5")["lcz"]) == [2, 3]
 
 
 def test_two_divisions_of_the_same_patches_do_not_meet_in_one_input(tmp_path: Path) -> None:
@@ -582,6 +596,18 @@ def test_every_city_lies_in_the_zone_its_authors_used_or_beside_it() -> None:
     # The list of the publisher's script says 32618, in which Karachi's patches are in the Bahamas.
     assert CITIES["orangitown"].epsg == 32642
     assert utm_epsg(36.82, -1.29) == CITIES["nairobi"].epsg
+
+
+def test_cities_whose_names_no_id_can_hold_are_numbered(tmp_path: Path) -> None:
+    names = np.array(["北京".encode(), "上海".encode(), b"san juan"])
+    corners = [(500_000, 5_000_000), (510_000, 5_000_000), (520_000, 5_000_000)]
+    write_geo(tmp_path / "testing_geo.h5", corners, 32640, changed={"city": names})
+    items = open_catalog(built(tmp_path).path).items("so2sat")
+    assert sorted(item.id for item in items) == [
+        "so2sat_city_unlabelled",
+        "so2sat_city_unlabelled-2",
+        "so2sat_san-juan_unlabelled",
+    ]
 
 
 # Groups
@@ -838,21 +864,14 @@ def test_a_synthetic_so2sat_of_a_seed_has_the_same_bytes(
         assert path.read_bytes() == (synthetic / path.name).read_bytes()
 
 
-def test_patches_overlap_about_six_times() -> None:
+def test_synthetic_patches_cover_their_ground_about_six_times() -> None:
     city = draw_city(0, km=6.0, seed=7)
-    squares = [square for _, square in dealt_squares(city)]
-    assert len(squares) == 1329
-    times = sum(s.area for s in squares) / shapely.union_all(squares).area
+    patches = draw_patches(
+        city.zone_map, np.random.default_rng([7, 0, 12]), max_per_site=MAX_PER_SITE
+    )
+    squares = [shapely.box(p.x0, p.y0 - 320, p.x0 + 320, p.y0) for p in patches]
+    times = len(squares) * 320**2 / shapely.union_all(squares).area
     assert times == pytest.approx(5.9, abs=0.1)
-
-
-def dealt_squares(city: City) -> list[tuple[str, Any]]:
-    from lczcube.synth.so2sat import _dealt
-
-    return [
-        (split, shapely.box(patch.x0, patch.y0 - 320, patch.x0 + 320, patch.y0))
-        for split, patch in _dealt(city, 7, 10_000, is_held_out=False)
-    ]
 
 
 def test_patches_without_labels_are_aggregated_in_a_cube(tmp_path: Path) -> None:

@@ -169,22 +169,33 @@ def _city_files(
     entry: So2SatInput, splits: Sequence[Split], patches: pd.DataFrame
 ) -> Iterator[CityFile]:
     """By name of the city; with the zone in its id where the city has several."""
-    for city, of_city in patches.groupby("city", sort=True):
-        for is_labelled, alike in of_city.groupby(of_city["lcz"] > 0, sort=True):
-            n_zones = alike["epsg"].nunique()
-            for epsg, rows in alike.groupby("epsg", sort=True):
-                first = splits[int(rows["split"].iloc[0])].file
-                parts = [entry.name, safe_id(str(city))]
-                parts += [str(epsg)] if n_zones > 1 else []
-                parts += [] if is_labelled else ["unlabelled"]
-                yield CityFile(
-                    href=first.href,
-                    item_id="_".join(parts),
-                    year=first.year,
-                    city=str(city),
-                    rows=rows,
-                    splits=tuple(splits),
-                )
+    taken: set[str] = set()
+    for (city, is_labelled), alike in patches.groupby(["city", patches["lcz"] > 0], sort=True):
+        n_zones = alike["epsg"].nunique()
+        for epsg, rows in alike.groupby("epsg", sort=True):
+            parts = [entry.name, safe_id(city) or "city"]
+            parts += [str(epsg)] if n_zones > 1 else []
+            parts += [] if is_labelled else ["unlabelled"]
+            item_id = _untaken("_".join(parts), taken)
+            taken.add(item_id)
+            first = splits[int(rows["split"].iloc[0])].file
+            yield CityFile(
+                href=first.href,
+                item_id=item_id,
+                year=first.year,
+                city=city,
+                rows=rows,
+                splits=tuple(splits),
+            )
+
+
+def _untaken(wanted: str, taken: set[str]) -> str:
+    """The id, with a number where names of two cities differ in unsafe letters only."""
+    item_id, n = wanted, 1
+    while item_id in taken:
+        n += 1
+        item_id = f"{wanted}-{n}"
+    return item_id
 
 
 def _squares(rows: pd.DataFrame, splits: Sequence[Split]) -> gpd.GeoDataFrame:

@@ -29,6 +29,9 @@ PATCH_M = PATCH_PX * PIXEL_M
 MOST_ROWS = 10_000_000
 """So2Sat has 400,673 patches; a file of more rows than this is not one of it."""
 
+MOST_CITIES = 1_000
+"""A file that names more cities than this is damaged."""
+
 _LONGEST_NAME = 64
 _PIXEL_TOLERANCE_M = 1e-3
 _CENTRE_TOLERANCE_M = 0.01
@@ -134,8 +137,11 @@ def place(patches: Geolocation) -> Place:
     for code in np.unique(patches.code[is_named]):
         rows = patches.code == code
         known = CITIES.get(str(code))
-        here = np.isfinite(lon[rows])
-        is_home[rows] = here if known is None else known.distance_km(lon, lat)[rows] <= MARGIN_KM
+        is_home[rows] = (
+            np.isfinite(lon[rows])
+            if known is None
+            else known.distance_km(lon[rows], lat[rows]) <= MARGIN_KM
+        )
     return Place(lon, lat, np.where(is_named, patches.code, names), is_home, is_named)
 
 
@@ -211,6 +217,12 @@ def _codes(file: h5py.File, n_rows: int) -> npt.NDArray[np.str_]:
             f"shape ({n_rows},), as epsg has {n_rows} rows."
         )
     names = [_name(value) for value in np.asarray(held[:]).reshape(-1).tolist()]
+    n_cities = len(set(names))
+    if n_cities > MOST_CITIES:
+        raise SourceError(
+            f"{file.filename}: {name} names {n_cities:,} cities; So2Sat has {len(CITIES)}. Fetch the "
+            "file again."
+        )
     return np.array(names, dtype=str)
 
 
