@@ -220,8 +220,8 @@ def _codes(file: h5py.File, n_rows: int) -> npt.NDArray[np.str_]:
     n_cities = len(set(names))
     if n_cities > MOST_CITIES:
         raise SourceError(
-            f"{file.filename}: {name} names {n_cities:,} cities; So2Sat has {len(CITIES)}. Fetch the "
-            "file again."
+            f"{file.filename}: {name} names {n_cities:,} cities; So2Sat has {len(CITIES)}. Fetch "
+            "the file again."
         )
     return np.array(names, dtype=str)
 
