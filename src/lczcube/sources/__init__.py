@@ -19,6 +19,7 @@ from lczcube.sources import (
     patches,
     polygons,
     raster,
+    so2sat,
     tessera,
     training_areas,
 )
@@ -32,6 +33,7 @@ from lczcube.sources.open_buildings import OpenBuildingsInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
+from lczcube.sources.so2sat import So2SatInput
 from lczcube.sources.tessera import TesseraInput
 from lczcube.sources.training_areas import TrainingAreasInput
 
@@ -54,7 +56,8 @@ AnyInput = Annotated[
     | TrainingAreasInput
     | OpenBuildingsInput
     | LabelRasterInput
-    | PatchesInput,
+    | PatchesInput
+    | So2SatInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -74,6 +77,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "training_areas": training_areas,
     "label_raster": label_raster,
     "patches": patches,
+    "so2sat": so2sat,
 }
 
 
