@@ -10,6 +10,7 @@ from lczcube.synth.city import City
 from lczcube.synth.embedding import Difficulty, embedding_model
 from lczcube.synth.files import tiles, write_tile
 from lczcube.synth.open_buildings import write_open_buildings
+from lczcube.synth.so2sat import write_so2sat
 from lczcube.synth.tessera import write_tessera
 from lczcube.synth.training_areas import training_areas_path, write_training_areas
 
@@ -76,6 +77,10 @@ def _write_open_buildings(out: Path, cities: Sequence[City], parameters: Paramet
     write_open_buildings(folder, cities, seed=seed, year=year, tile_px=BUILDING_TILE_PX)
 
 
+def _write_so2sat(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    write_so2sat(out / "so2sat", cities, seed=parameters["seed"])
+
+
 def _write_training_areas(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
     for city in cities:
         path = training_areas_path(out, city, year=parameters["year"])
@@ -137,6 +142,21 @@ title = "Synthetic buildings"
 
 """,
         bytes_per_km2=3 * 4 * 2000**2,
+    ),
+    "so2sat": WorldLayer(
+        _write_so2sat,
+        """\
+# SYNTHETIC patches in the format of So2Sat LCZ42; every second city is held out.
+[[input]]
+name = "so2sat"
+source = "so2sat"
+synthetic = true
+href = "so2sat"
+title = "Synthetic So2Sat"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=5 * 150_000,
     ),
     "training_areas": WorldLayer(
         _write_training_areas,
