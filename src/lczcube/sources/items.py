@@ -68,11 +68,15 @@ class SourceItem:
     coding : mapping of str to str
         ``product``, ``decoder`` and ``valid`` where the file decides them; all items of an input
         agree.
+    made_of : tuple of str
+        Local files it was made of, beside the file itself, its assets, and what has their stem: a
+        build reads the file again when one of them changes.
     """
 
     item: pystac.Item
     table: ItemTable | None = None
     coding: Mapping[str, str] = field(default_factory=dict)
+    made_of: tuple[str, ...] = ()
 
 
 def safe_id(text: str) -> str:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lczcube.errors import SourceError
-from lczcube.sources.files import SourceFile, first_line, require_file
+from lczcube.sources.files import SourceFile, first_line, require_file, without_warnings
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_tables import LabelInput, Rows, class_code, column_of, label_item
 
@@ -120,9 +119,8 @@ def _read_layers(href: str, class_column: str) -> list[gpd.GeoDataFrame]:
 def _read_layer(href: str, layer: str) -> gpd.GeoDataFrame:
     import pyogrio
 
-    with warnings.catch_warnings():
-        # An unclosed ring of a hand-drawn KML becomes a null geometry, which is counted.
-        warnings.simplefilter("ignore")
+    # An unclosed ring of a hand-drawn KML becomes a null geometry, which is counted.
+    with without_warnings():
         return pyogrio.read_dataframe(href, layer=layer, force_2d=True, on_invalid="ignore")
 
 

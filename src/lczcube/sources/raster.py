@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,14 @@ import numpy as np
 from pydantic import model_validator
 
 from lczcube.errors import SourceError
-from lczcube.sources.files import SourceFile, file_facts, first_line, media_type, require_file
+from lczcube.sources.files import (
+    SourceFile,
+    file_facts,
+    first_line,
+    media_type,
+    require_file,
+    without_warnings,
+)
 from lczcube.sources.footprints import footprint
 from lczcube.sources.inputs import Input, Kind, Names
 from lczcube.sources.items import (
@@ -107,7 +113,7 @@ class RasterInput(Input):
 
 
 def build_items(entry: RasterInput, file: SourceFile) -> list[SourceItem]:
-    """The item of one raster; reads its header and its checksum, and no pixel.
+    """The item of one raster; reads its header, and no pixel but for ``checksums``.
 
     Raises
     ------
@@ -145,10 +151,8 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
 
 def _opened(href: str) -> DatasetReader:
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with without_warnings():  # NotGeoreferencedWarning: we say it ourselves
         return rasterio.open(href)
 
 
@@ -209,7 +213,7 @@ def _asset(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pysta
             "bands": _bands(entry, file, raster),
             "raster:spatial_resolution": _resolution_m(raster),
             "lczcube:block_shape": list(raster.block_shapes[0]),
-            **file_facts(file.href),
+            **file_facts(file.href, checksum=entry.checksums),
         },
     )
 
