@@ -14,6 +14,7 @@ from lczcube.catalog.documents import CATALOG_FILE
 from lczcube.catalog.record import RECORD_FOLDER, record_name
 from lczcube.errors import CatalogError
 
+_SAFE_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -38,13 +39,19 @@ class Outputs:
     def write_text(self, name: str, text: str) -> None:
         """Put a text where it waits, unless it is published already."""
         content = text.encode()
-        if not _holds(self.target / name, content):
+        if not _holds(self.target / _inside(name), content):
             self.new(name).write_bytes(content)
         self.names.add(name)
 
     def new(self, name: str) -> Path:
-        """Where a new file of a name is to be written."""
-        path = self.staging / name
+        """Where a new file of a name is to be written.
+
+        Raises
+        ------
+        CatalogError
+            If the name leads out of the folder: it comes from a record that no build wrote.
+        """
+        path = self.staging / _inside(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.names.add(name)
         return path
@@ -143,6 +150,15 @@ def publish(outputs: Outputs, touched: Collection[str]) -> None:
     for name in stale:
         (target / name).unlink()
         _remove_empty((target / name).parent, target)
+
+
+def _inside(name: str) -> str:
+    if not all(_SAFE_PART.fullmatch(part) for part in name.split("/")):
+        raise CatalogError(
+            f"{name!r} leads out of the catalog, which somebody else's {RECORD_FOLDER} names; "
+            "delete that folder, and build again."
+        )
+    return name
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -18,7 +18,7 @@ from lczcube.catalog.stamps import Stamp
 RECORD_FOLDER = ".lczcube"
 
 _METADATA = b"lczcube"
-_LIGHT = ("key", "paths", "stamps", "ids", "codings", "tables")
+_LIGHT = ("key", "paths", "stamps", "ids", "codings", "tables", "is_hashed")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Row:
         Id of each item, and ``product``, ``decoder`` and ``valid`` where the file decides them.
     tables : tuple of str
         Tables that were written, by name relative to the catalog.
+    is_hashed : bool
+        True where the items hold the checksum of every one of ``paths``.
     text : str or None
         The items as JSON, hrefs relative to the catalog; None: as the record has them.
     is_kept : bool
@@ -49,6 +51,7 @@ class Row:
     ids: tuple[str, ...]
     codings: tuple[dict[str, str], ...]
     tables: tuple[str, ...] = ()
+    is_hashed: bool = False
     text: str | None = None
     is_kept: bool = True
 
@@ -161,4 +164,5 @@ def _row(values: Mapping[str, Any]) -> Row:
         ids=tuple(held["ids"]),
         codings=tuple(held["codings"]),
         tables=tuple(held["tables"]),
+        is_hashed=held["is_hashed"],
     )

@@ -221,6 +221,7 @@ def _read(entry: Input, file: SourceFile, key: str, room: Room) -> Row | Failure
         ids=tuple(source.item.id for source in sources),
         codings=tuple(dict(source.coding) for source in sources),
         tables=tuple(_table_name(entry, s) for s in sources if s.table is not None),
+        is_hashed=set(more) <= _hashed(sources),
         text=text,
         is_kept=bool(paths) and newest_ns(stamps.values()) < room.started_ns,
     )
@@ -233,6 +234,12 @@ def _paths(file: SourceFile, sources: Sequence[SourceItem] = ()) -> tuple[str, .
         hrefs |= dict.fromkeys(asset.href for asset in source.item.assets.values())
         hrefs |= dict.fromkeys(source.made_of)
     return tuple(href for href in hrefs if not is_remote(href))
+
+
+def _hashed(sources: Sequence[SourceItem]) -> set[str]:
+    """Hrefs whose checksum the items hold."""
+    assets = [asset for source in sources for asset in source.item.assets.values()]
+    return {asset.href for asset in assets if "file:checksum" in asset.extra_fields}
 
 
 def _as_dict(
