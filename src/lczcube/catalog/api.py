@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +21,8 @@ BACKOFF_S = 0.5
 
 TRY_AGAIN = (429, 502, 503, 504)
 """Answers of a server that is busy, or behind one that is."""
+
+_QUERY = re.compile(r"\?[^\s'\"()]+")
 
 _T = TypeVar("_T")
 
@@ -49,7 +52,7 @@ def open_api(url: str) -> ApiStore:
         return ApiStore(client)
     except (APIError, RequestException, ValueError, KeyError) as error:
         raise CatalogError(
-            f"{redact(url)} answers as no STAC API ({first_line(error)}); check the URL."
+            f"{redact(url)} answers as no STAC API ({_told(error)}); check the URL."
         ) from error
 
 
@@ -104,5 +107,10 @@ def _asked(question: Callable[[], _T]) -> _T:
         return question()
     except (APIError, NotImplementedError, RequestException) as error:
         raise CatalogError(
-            f"the STAC API failed ({first_line(error)}); try again, or bring the data home."
+            f"the STAC API failed ({_told(error)}); try again, or bring the data home."
         ) from error
+
+
+def _told(error: Exception) -> str:
+    """What an error says, without users, passwords and queries, of paths neither."""
+    return _QUERY.sub("?***", first_line(error))

@@ -172,7 +172,7 @@ class Catalog:
             ids=None if ids is None else frozenset(ids),
             limit=limit,
         )
-        if not names:
+        if not names or query.ids == frozenset():
             return []
         return [_unlinked(item) for item in islice(self._store.items(query), limit)]
 

@@ -6,19 +6,19 @@ everything again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from lczcube.catalog.stamps import Stamp
 
 RECORD_FOLDER = ".lczcube"
 
 _METADATA = b"lczcube"
-_LIGHT = ("key", "paths", "stamps", "ids", "codings", "tables", "is_hashed")
+_HEAD = ("key", "paths", "stamps", "ids", "codings", "tables", "is_hashed")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,10 @@ class Record:
         UnreadableRecordError
             If the record is damaged.
         """
-        return self._texts[key]
+        try:
+            return self._texts[key]
+        except KeyError as error:
+            raise UnreadableRecordError from error
 
     @cached_property
     def _texts(self) -> dict[str, str]:
@@ -97,12 +100,13 @@ class Record:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(
-                self.path, columns=["key", "items"], page_checksum_verification=True
-            )
-        except (OSError, pa.ArrowException) as error:
+            table = pq.read_table(self.path, columns=["key", "items", "items_sha256"])
+            rows = table.to_pylist()
+        except (OSError, pa.ArrowException, ValueError) as error:
             raise UnreadableRecordError from error
-        return dict(zip(table["key"].to_pylist(), table["items"].to_pylist(), strict=True))
+        if any(_sha256(row["items"]) != row["items_sha256"] for row in rows):
+            raise UnreadableRecordError
+        return {row["key"]: row["items"] for row in rows}
 
 
 def record_name(name: str) -> str:
@@ -117,10 +121,10 @@ def read_record(target: Path, name: str) -> Record:
 
     path = target / record_name(name)
     try:
-        table = pq.read_table(path, columns=list(_LIGHT), page_checksum_verification=True)
-        head = json.loads(table.schema.metadata[_METADATA])
+        table = pq.read_table(path, columns=["head", "head_sha256"])
+        said = json.loads(table.schema.metadata[_METADATA])
         rows = [_row(values) for values in table.to_pylist()]
-        return Record({row.key: row for row in rows}, dict(head["outputs"]), head["root"], path)
+        return Record({row.key: row for row in rows}, dict(said["outputs"]), said["root"], path)
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return Record()
 
@@ -133,14 +137,13 @@ def write_record(
     import pyarrow.parquet as pq
 
     kept = [row for row in rows if row.is_kept]
+    heads = [json.dumps({name: getattr(row, name) for name in _HEAD}) for row in kept]
     columns = {
+        "head": heads,
+        "head_sha256": [_sha256(head) for head in heads],
         "key": [row.key for row in kept],
-        **{
-            name: [json.dumps(getattr(row, name)) for row in kept]
-            for name in _LIGHT
-            if name != "key"
-        },
         "items": [row.text for row in kept],
+        "items_sha256": [_sha256(row.text or "") for row in kept],
     }
     schema = pa.schema(
         [(name, pa.string()) for name in columns],
@@ -149,20 +152,24 @@ def write_record(
     path = target / record_name(name)
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
-    pq.write_table(
-        pa.table(columns, schema=schema), partial, compression="zstd", write_page_checksum=True
-    )
+    pq.write_table(pa.table(columns, schema=schema), partial, compression="zstd")
     partial.replace(path)
 
 
-def _row(values: Mapping[str, Any]) -> Row:
-    held = {name: json.loads(values[name]) for name in _LIGHT if name != "key"}
+def _row(values: Mapping[str, str]) -> Row:
+    if _sha256(values["head"]) != values["head_sha256"]:
+        raise ValueError("damaged")
+    held = json.loads(values["head"])
     return Row(
-        key=values["key"],
+        key=held["key"],
         paths=tuple(held["paths"]),
-        stamps=dict(held["stamps"]),
+        stamps=held["stamps"],
         ids=tuple(held["ids"]),
         codings=tuple(held["codings"]),
         tables=tuple(held["tables"]),
         is_hashed=held["is_hashed"],
     )
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
