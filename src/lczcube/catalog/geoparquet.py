@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lczcube.catalog.query import Query
+from lczcube.catalog.reading import item_of
 from lczcube.errors import CatalogError
 from lczcube.sources.files import first_line
 
@@ -106,7 +107,7 @@ def read_items(path: Path, name: str, query: Query) -> Iterator[pystac.Item]:
         ) from error
     for start in range(0, len(table), _ROWS_PER_BATCH):
         for values in stac_table_to_items(table.slice(start, _ROWS_PER_BATCH)):
-            item = _item(values, path)
+            item = item_of(_as_stac(values), str(path))
             if query.matches(item):
                 yield item
 
@@ -171,16 +172,6 @@ def _may_meet_times(table: pa.Table, query: Query) -> pa.ChunkedArray | pa.Scala
             type_ = table.schema.field(column).type
             meets = pc.and_kleene(meets, compare(table[column], pa.scalar(limit, type_)))
     return meets
-
-
-def _item(values: dict[str, Any], path: Path) -> pystac.Item:
-    import pystac
-
-    item = pystac.Item.from_dict(_as_stac(values))
-    if item.get_self_href() is None:
-        item.set_self_href(str(path))
-    item.make_asset_hrefs_absolute()
-    return item
 
 
 def _as_stac(values: dict[str, Any]) -> dict[str, Any]:

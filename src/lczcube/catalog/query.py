@@ -88,6 +88,8 @@ class Query:
         return any(geometry.intersects(shapely.box(*box)) for box in self.boxes)
 
     def _meets_time(self, item: pystac.Item) -> bool:
+        if self.when is None:
+            return True
         first, last = _interval(item)
         start, end = self.interval
         return (end is None or first <= end) and (start is None or last >= start)

@@ -15,6 +15,7 @@ from lczcube.catalog.api import open_api
 from lczcube.catalog.documents import CATALOG_FILE
 from lczcube.catalog.geoparquet import read_collections, read_items
 from lczcube.catalog.query import Query
+from lczcube.catalog.reading import item_of
 from lczcube.errors import CatalogError, MissingInputError
 from lczcube.sources.files import first_line, redact
 
@@ -109,14 +110,13 @@ def _items_below(catalog: pystac.Catalog, query: Query) -> Iterator[pystac.Item]
             values = json.loads(pystac.StacIO.default().read_text(href))
             if not query.may_meet(values.get("bbox")):
                 continue
-            item = pystac.Item.from_dict(values, href=href, preserve_dict=False)
+            item = item_of(values, href)
         except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, OSError) as error:
             raise CatalogError(
                 f"{redact(href)} is no STAC item ({first_line(error)}); build the catalog again, "
                 "or fetch it again."
             ) from error
         if query.matches(item):
-            item.make_asset_hrefs_absolute()
             yield item
     yield from chain.from_iterable(_items_below(child, query) for child in catalog.get_children())
 

@@ -25,6 +25,11 @@ SCIENTIFIC_URI = f"{_STAC_EXTENSIONS}/scientific/v1.0.0/schema.json"
 ZARR_URI = f"{_STAC_EXTENSIONS}/zarr/v1.1.0/schema.json"
 LCZCUBE_URI = "https://lczcube.github.io/schemas/v1.0.0/schema.json"
 
+WRITTEN_URIS = frozenset(
+    (PROJECTION_URI, RASTER_URI, FILE_URI, LABEL_URI, TABLE_URI, ZARR_URI, LCZCUBE_URI)
+)
+"""Schemas, in the version that items declare: nothing is to be migrated."""
+
 UNDATED = ("1970-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
 """Interval of an item without a year: it meets every year. ``datetime`` is null then."""
 
