@@ -25,6 +25,7 @@ from lczcube.sources.footprints import footprint
 from lczcube.sources.inputs import Input, Kind, Names
 from lczcube.sources.items import (
     FILE_URI,
+    LCZCUBE_URI,
     PROJECTION_URI,
     RASTER_URI,
     SourceItem,
@@ -189,7 +190,7 @@ def _item(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac
             "proj:transform": [float(v) for v in tuple(raster.transform)[:6]],
             "proj:bbox": list(bounds),
         },
-        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI),
+        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI, LCZCUBE_URI),
     )
     item.add_asset("data", _asset(entry, file, raster))
     return item
