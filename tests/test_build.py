@@ -23,6 +23,8 @@ from lczcube.sources import SourceItem
 from lczcube.sources.footprints import box_footprint
 from lczcube.sources.items import new_item
 from tests.test_catalog import contents, written_at
+from tests.test_tessera import write_store
+from tests.test_validity import write_alphaearth, write_tessera
 
 TILES = """
 id = "tiles"
@@ -105,6 +107,31 @@ def test_a_second_build_opens_no_file(toml: Path, out: Path) -> None:
     assert (report.n_read, report.n_items, report.failures) == (0, 6, ())
     assert contents(out) == before
     assert written_at(out) == times
+
+
+def test_a_second_build_of_embeddings_opens_no_tile(tmp_path: Path) -> None:
+    write_tessera(tmp_path / "tessera")
+    write_alphaearth(tmp_path / "aef" / "2020" / "32N" / "abc-0000000000-0000000000.tiff")
+    write_store(tmp_path / "zarr" / "v1")
+    inputs = (("tiles", "tessera", "tessera"), ("aef", "alphaearth", "aef"))
+    inputs += (("zones", "tessera", "zarr"),)
+    tables = [
+        f'[[input]]\nname = "{name}"\nsource = "{source}"\nhref = "{href}"\n'
+        for name, source, href in inputs
+    ]
+    toml = write_toml(tmp_path, "\n".join(['id = "embeddings"', *tables]))
+    out = tmp_path / "catalog"
+    assert build_catalog(toml, out, strict=True).n_read == 3
+    before = contents(out)
+    data = [path for path in tmp_path.rglob("*") if path.suffix in (".npy", ".tiff")]
+    for path in data:
+        spoil(path)
+    assert len(data) == 4
+    report = build_catalog(toml, out)
+    assert (report.n_read, report.n_items, report.failures) == (0, 4, ())
+    assert contents(out) == before
+    (tmp_path / "zarr" / "v1" / "utm31" / "time" / "c" / "0").unlink()
+    assert build_catalog(toml, out).n_read == 1
 
 
 def test_of_three_hundred_tiles_only_the_one_that_changed_is_opened(tmp_path: Path) -> None:
