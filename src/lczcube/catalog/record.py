@@ -18,7 +18,7 @@ from lczcube.catalog.stamps import Stamp
 RECORD_FOLDER = ".lczcube"
 
 _METADATA = b"lczcube"
-_HEAD = ("key", "paths", "stamps", "ids", "codings", "tables", "is_hashed")
+_HEAD = ("key", "href", "paths", "stamps", "ids", "codings", "tables", "is_hashed")
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Row:
     ----------
     key : str
         Digest of what its items follow from but for the bytes of files: version, settings, id.
+    href : str
+        The file, for messages.
     paths : tuple of str
         Local files that were read.
     stamps : dict of str to list
@@ -46,6 +48,7 @@ class Row:
     """
 
     key: str
+    href: str
     paths: tuple[str, ...]
     stamps: dict[str, Stamp]
     ids: tuple[str, ...]
@@ -162,6 +165,7 @@ def _row(values: Mapping[str, str]) -> Row:
     held = json.loads(values["head"])
     return Row(
         key=held["key"],
+        href=held["href"],
         paths=tuple(held["paths"]),
         stamps=held["stamps"],
         ids=tuple(held["ids"]),

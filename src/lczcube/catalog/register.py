@@ -216,6 +216,7 @@ def _read(entry: Input, file: SourceFile, key: str, room: Room) -> Row | Failure
     stamps |= room.stamps.of(path for path in more if path not in paths)
     return Row(
         key=key,
+        href=redact(file.href),
         paths=more,
         stamps=stamps,
         ids=tuple(source.item.id for source in sources),
@@ -290,30 +291,28 @@ def _as_text(items: Sequence[Mapping[str, Any]], file: SourceFile) -> str:
 
 
 def _without_repeated(outcomes: Iterable[Row | Failure], room: Room) -> list[Row | Failure]:
-    """Outcomes, a row whose item has the id of an earlier one as a failure."""
+    """Outcomes, a row whose item has the id of an earlier one's as a failure."""
     taken: dict[str, str] = {}
     kept: list[Row | Failure] = []
     for outcome in outcomes:
-        repeated = _first_taken(outcome, taken) if isinstance(outcome, Row) else None
-        if isinstance(outcome, Row) and repeated is not None:
-            reason = (
-                f"{outcome.paths[0] if outcome.paths else outcome.ids[0]} gives an item the id "
-                f"{repeated!r}, as {taken[repeated.lower()]} does; an id names one item. Rename "
-                "one of the files, or give each an input of its own."
-            )
-            if room.strict:
-                raise SourceError(reason)
-            kept.append(Failure(outcome.paths[0] if outcome.paths else outcome.ids[0], reason))
-            continue
-        if isinstance(outcome, Row):
-            place = outcome.paths[0] if outcome.paths else "another file"
-            taken |= dict.fromkeys((item_id.lower() for item_id in outcome.ids), place)
-        kept.append(outcome)
+        fault = _fault_of_ids(outcome, taken) if isinstance(outcome, Row) else None
+        if fault is not None and room.strict:
+            raise SourceError(fault.reason)
+        kept.append(outcome if fault is None else fault)
     return kept
 
 
-def _first_taken(row: Row, taken: Mapping[str, str]) -> str | None:
-    return next((item_id for item_id in row.ids if item_id.lower() in taken), None)
+def _fault_of_ids(row: Row, taken: dict[str, str]) -> Failure | None:
+    """A failure where an id is taken; else its ids are, case aside, by its file."""
+    for item_id in row.ids:
+        if item_id.lower() in taken:
+            return Failure(
+                row.href,
+                f"{row.href} gives an item the id {item_id!r}, as {taken[item_id.lower()]} does; "
+                "an id names one item. Rename one of the files, or give each an input of its own.",
+            )
+    taken |= dict.fromkeys((item_id.lower() for item_id in row.ids), row.href)
+    return None
 
 
 def _fault_of_input(entry: Input, rows: Sequence[Row], *, is_silent: bool) -> SourceError | None:
