@@ -40,6 +40,7 @@ from lczcube.catalog.register import (
     FileProgress,
     Registration,
     Room,
+    intact_items,
     is_intact,
     register_input,
     staged_table,
@@ -208,11 +209,15 @@ def _write_collection(
     coding = next(coding for row in rows for coding in row.codings)
     collection = collection_document(entry, items, coding)
     names = [f"{entry.name}.parquet", f"{entry.name}/collection.json"]
-    write_geoparquet(collection, items, outputs.new(names[0]))
     outputs.write_text(names[1], as_text(linked_collection(collection, items, title)))
+    intact = intact_items(registration, room)
     for item in items:
         names.append(f"{entry.name}/items/{item['id']}.json")
-        outputs.write_text(names[-1], as_text(linked_item(item)))
+        if item["id"] in intact:
+            outputs.keep([names[-1]])
+        else:
+            outputs.write_text(names[-1], as_text(linked_item(item)))
+    write_geoparquet(collection, items, outputs.new(names[0]))
     for row in rows:
         for name in row.tables:
             _publish_table(row, name, outputs, room)

@@ -180,12 +180,14 @@ def _summaries(items: Sequence[Document]) -> Document:
         values = {item["properties"].get(key) for item in items} - {None}
         if values:
             found[key] = sorted(values)
-    bands = {
-        _compact(band): band
-        for item in items
-        for asset in item["assets"].values()
-        for band in asset.get("bands", ())
-    }
+    bands: dict[str, Any] = {}
+    last: list[Any] = []
+    for item in items:
+        for asset in item["assets"].values():
+            listed = asset.get("bands") or last
+            if listed != last:  # of most tiles they are those of the tile before
+                bands |= {_compact(band): band for band in listed}
+                last = listed
     return found | ({"bands": list(bands.values())} if bands else {})
 
 

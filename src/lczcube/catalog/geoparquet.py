@@ -28,11 +28,14 @@ _LIGHT = ("id", "collection", "bbox", *_TIMES)
 def write_geoparquet(
     collection: Mapping[str, Any], items: Sequence[dict[str, Any]], path: Path
 ) -> None:
-    """Write items, hrefs relative to the table, and their collection in the metadata."""
+    """Write items, hrefs relative to the table, and their collection in the metadata.
+
+    Items are used up: geometries inside of them may have become WKB.
+    """
     import pyarrow as pa
     from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
-    table = pa.Table.from_batches(parse_stac_items_to_arrow(items))
+    table = pa.Table.from_batches(parse_stac_items_to_arrow(map(_Held, items)))
     batches = table.to_batches(max_chunksize=ROWS_PER_GROUP)
     to_parquet(
         pa.RecordBatchReader.from_batches(table.schema, batches),
@@ -40,6 +43,16 @@ def write_geoparquet(
         collections={collection["id"]: collection},
         compression="zstd",
     )
+
+
+class _Held(dict[str, Any]):
+    """An item that only we hold: the deep copy that stac-geoparquet makes of it is shallow.
+
+    It was four fifths of the time that writing took.
+    """
+
+    def __deepcopy__(self, _: dict[int, Any]) -> dict[str, Any]:
+        return dict(self)
 
 
 def read_collections(path: Path) -> list[pystac.Collection]:

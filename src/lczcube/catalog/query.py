@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,9 +67,12 @@ class Query:
             and self._meets_bbox(item)
         )
 
-    def may_meet(self, bbox: Any) -> bool:
-        """False when the bbox of an item, as JSON has it, shows that it lies elsewhere."""
-        if self.bbox is None or not isinstance(bbox, list | tuple) or len(bbox) not in (4, 6):
+    def may_match(self, values: Mapping[str, Any]) -> bool:
+        """False when the id or the bbox of an item, as JSON has it, shows that it does not."""
+        if self.ids is not None and values.get("id") not in self.ids:
+            return False
+        bbox = values.get("bbox")
+        if self.bbox is None or not isinstance(bbox, list) or len(bbox) not in (4, 6):
             return True
         half = len(bbox) // 2
         (west, south), (east, north) = bbox[:2], bbox[half : half + 2]

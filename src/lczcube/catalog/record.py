@@ -43,6 +43,8 @@ class Row:
         True where the items hold the checksum of every one of ``paths``.
     text : str or None
         The items as JSON, hrefs relative to the catalog; None: as the record has them.
+    is_remembered : bool
+        True where the text is the record's, and so that of the published items.
     is_kept : bool
         False for a file that may have changed while it was read.
     """
@@ -56,6 +58,7 @@ class Row:
     tables: tuple[str, ...] = ()
     is_hashed: bool = False
     text: str | None = None
+    is_remembered: bool = False
     is_kept: bool = True
 
 

@@ -86,7 +86,9 @@ class Registration:
             If the record is damaged.
         """
         rows = [
-            row if row.text is not None else replace(row, text=self.record.text(row.key))
+            row
+            if row.text is not None
+            else replace(row, text=self.record.text(row.key), is_remembered=True)
             for row in self.rows
         ]
         return replace(self, rows=tuple(rows))
@@ -162,6 +164,19 @@ def is_intact(registration: Registration, root: str, room: Room) -> bool:
     if not record.rows or keys != record.rows.keys() or len(keys) != len(registration.rows):
         return False
     return record.root == root and room.published(record.outputs) == record.outputs
+
+
+def intact_items(registration: Registration, room: Room) -> set[str]:
+    """Ids of remembered items whose JSON is published as it should be."""
+    record = registration.record
+    names = {
+        f"{registration.entry.name}/items/{item_id}.json": item_id
+        for row in registration.rows
+        if row.is_remembered
+        for item_id in row.ids
+    }
+    found = room.published(names)
+    return {names[name] for name, stamp in found.items() if stamp == record.outputs.get(name)}
 
 
 def staged_table(key: str, name: str, room: Room) -> Path:

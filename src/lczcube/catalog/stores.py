@@ -108,7 +108,7 @@ def _items_below(catalog: pystac.Catalog, query: Query) -> Iterator[pystac.Item]
         href = link.get_absolute_href() or ""
         try:
             values = json.loads(pystac.StacIO.default().read_text(href))
-            if not query.may_meet(values.get("bbox")):
+            if not query.may_match(values):
                 continue
             item = item_of(values, href)
         except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, OSError) as error:
