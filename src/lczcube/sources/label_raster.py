@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -60,7 +61,8 @@ def build_items(entry: LabelRasterInput, file: SourceFile) -> list[SourceItem]:
                 f"up to {MAX_PIXELS} pixels. Cut it to the city."
             )
         regions = _regions(_codes(entry, file, raster), raster)
-    return [label_item(entry, file, Rows(regions))]
+        files = tuple(raster.files)  # of a .vrt: those it reads
+    return [replace(label_item(entry, file, Rows(regions)), made_of=files)]
 
 
 def _codes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,7 +9,7 @@ from pydantic import model_validator
 
 from lczcube.errors import SourceError
 from lczcube.sources.class_folders import class_of_name, classes_of, require_classes
-from lczcube.sources.files import SourceFile, first_line, require_file
+from lczcube.sources.files import SourceFile, first_line, require_file, without_warnings
 from lczcube.sources.items import SourceItem
 from lczcube.sources.kml import Kml, Placemark, is_kml, read_kml
 from lczcube.sources.label_tables import LabelInput, Rows, column_of, label_item
@@ -170,9 +169,8 @@ def placemark_frame(
 def _read_layer(href: str, layer: str) -> gpd.GeoDataFrame:
     import pyogrio
 
-    with warnings.catch_warnings():
-        # What cannot be read becomes a null geometry, which is counted.
-        warnings.simplefilter("ignore")
+    # What cannot be read becomes a null geometry, which is counted.
+    with without_warnings():
         return pyogrio.read_dataframe(href, layer=layer, force_2d=True, on_invalid="ignore")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,19 @@ import numpy as np
 from pydantic import model_validator
 
 from lczcube.errors import SourceError
-from lczcube.sources.files import SourceFile, file_facts, first_line, media_type, require_file
+from lczcube.sources.files import (
+    SourceFile,
+    file_facts,
+    first_line,
+    media_type,
+    require_file,
+    without_warnings,
+)
 from lczcube.sources.footprints import footprint
 from lczcube.sources.inputs import Input, Kind, Names
 from lczcube.sources.items import (
     FILE_URI,
+    LCZCUBE_URI,
     PROJECTION_URI,
     RASTER_URI,
     SourceItem,
@@ -107,7 +114,7 @@ class RasterInput(Input):
 
 
 def build_items(entry: RasterInput, file: SourceFile) -> list[SourceItem]:
-    """The item of one raster; reads its header and its checksum, and no pixel.
+    """The item of one raster; reads its header, and no pixel but for ``checksums``.
 
     Raises
     ------
@@ -145,10 +152,8 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
 
 def _opened(href: str) -> DatasetReader:
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with without_warnings():  # NotGeoreferencedWarning: we say it ourselves
         return rasterio.open(href)
 
 
@@ -185,7 +190,7 @@ def _item(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac
             "proj:transform": [float(v) for v in tuple(raster.transform)[:6]],
             "proj:bbox": list(bounds),
         },
-        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI),
+        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI, LCZCUBE_URI),
     )
     item.add_asset("data", _asset(entry, file, raster))
     return item
@@ -209,7 +214,7 @@ def _asset(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pysta
             "bands": _bands(entry, file, raster),
             "raster:spatial_resolution": _resolution_m(raster),
             "lczcube:block_shape": list(raster.block_shapes[0]),
-            **file_facts(file.href),
+            **file_facts(file.href, checksum=entry.checksums),
         },
     )
 

@@ -41,8 +41,6 @@ class So2SatInput(LabelInput):
     fix_epsg : bool
         True to read patches that their stated UTM zone puts into no city in the one zone that puts
         them into one. Default: they are left out and reported.
-    checksums : bool
-        True to read every file for its SHA-256; default: its size alone, as files are gigabytes.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".h5",)
@@ -53,12 +51,13 @@ class So2SatInput(LabelInput):
         "Classification of Global Local Climate Zones. IEEE Geoscience and Remote Sensing "
         "Magazine 8(3), 76-89",
         doi="10.1109/MGRS.2020.2964708",
+        producer="Technical University of Munich and DLR",
+        url="https://mediatum.ub.tum.de/1836598",
     )
 
     source: Literal["so2sat"]
     origin: Origin = "corner"
     fix_epsg: bool = False
-    checksums: bool = False
 
 
 @dataclass(frozen=True, eq=False)
