@@ -309,9 +309,9 @@ def _citation_fields(entry: Input) -> dict[str, Any]:
 
 def _published(entry: Input, name: str) -> str | None:
     """What the publisher of an input says; nothing for made-up data."""
-    if entry.publication is None or entry.synthetic:
+    if entry.published is None or entry.synthetic:
         return None
-    return str(getattr(entry.publication, name))
+    return str(getattr(entry.published, name))
 
 
 def _move(staging: Path, target: Path) -> None:

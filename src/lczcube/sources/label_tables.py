@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
 from lczcube.errors import LabelError, SourceError
-from lczcube.lcz import N_CLASSES, NODATA, ZONES, code_of
+from lczcube.lcz import MOST_LISTED, N_CLASSES, NODATA, ZONES, code_of, listed_codes
 from lczcube.sources.files import SourceFile, file_facts, media_type
 from lczcube.sources.footprints import footprint
 from lczcube.sources.inputs import Input, Kind, as_tuple
@@ -62,6 +62,10 @@ _EXTRA = {"W": 18, "H": 19}
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
 
+DropClasses = Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(as_tuple)]
+"""Codes to leave out."""
+
+
 class LabelInput(Input):
     """Keys of every input of labels.
 
@@ -73,9 +77,7 @@ class LabelInput(Input):
 
     kind: ClassVar[Kind] = "labels"
 
-    drop_classes: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(as_tuple)
-    ] = ()
+    drop_classes: DropClasses = ()
 
 
 @dataclass(frozen=True)
@@ -341,10 +343,13 @@ def _raise_unread(values: pd.Series, where: str) -> None:
 
 def _raise_bad(bad: npt.NDArray[np.int64], counts: npt.NDArray[np.intp], where: str) -> None:
     values = np.unique(bad)
-    listed = ", ".join(f"{v} ({counts[bad == v].sum()} times)" for v in values)
+    listed = listed_codes(values, [counts[bad == v].sum() for v in values])
     remedy = ", ".join(str(v) for v in values)
-    droppable = all(1 <= v <= 255 for v in values)
-    advice = f"Set drop_classes = [{remedy}]" if droppable else "Set nodata, or recode them"
+    advice = "Set nodata, or recode them"
+    if len(values) > MOST_LISTED:
+        advice = "These are likely no zones; name the column, band or file that holds some"
+    elif all(1 <= v <= 255 for v in values):
+        advice = f"Set drop_classes = [{remedy}]"
     raise LabelError(
         f"{where} holds LCZ code {listed}; codes are 1-{N_CLASSES}, 0 for no data. {advice}."
     )
