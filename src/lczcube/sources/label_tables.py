@@ -54,6 +54,10 @@ TABLE_COLUMNS = {
 }
 """Columns of a label table, in order: STAC type and description."""
 
+ALTERNATIVE = "alternative"
+OPTIONAL_COLUMNS = {ALTERNATIVE: ("uint8", "Another zone that is admissible, 0 if none")}
+"""Columns that come last where a source has them."""
+
 SPLITS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 """Short names of splits, spelt out."""
 
@@ -88,17 +92,20 @@ class Rows:
     ----------
     frame : geopandas.GeoDataFrame
         Polygons in the file's CRS; further columns ``lcz`` (as the publisher codes it) and,
-        where the source has them, ``group``, ``split``, ``weight``, ``id``, ``x0``, ``y0``,
-        ``size_m``.
+        where the source has them, ``group``, ``split``, ``weight``, ``alternative`` (coded as
+        ``lcz``), ``id``, ``x0``, ``y0``, ``size_m``.
     n_repaired : int
         Geometries that were invalid and were made valid.
     n_dropped : int
         Rows without a geometry, an area or a class.
+    note : str or None
+        What is to be said of the file.
     """
 
     frame: gpd.GeoDataFrame
     n_repaired: int = 0
     n_dropped: int = 0
+    note: str | None = None
 
 
 def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
@@ -122,6 +129,7 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
         **_label_fields(entry, table),
         "lczcube:n_repaired": rows.n_repaired,
         "lczcube:n_dropped": rows.n_dropped + n_without,
+        **({} if rows.note is None else {"lczcube:note": rows.note}),
     }
     item = new_item(
         file.item_id,
@@ -136,10 +144,11 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
 
 def _asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
     """Table-extension fields of the asset that holds a label table."""
+    known = TABLE_COLUMNS | OPTIONAL_COLUMNS
     return {
         "table:columns": [
-            {"name": name, "type": type_, "description": description}
-            for name, (type_, description) in TABLE_COLUMNS.items()
+            {"name": name, "type": known[name][0], "description": known[name][1]}
+            for name in table.columns
         ],
         "table:primary_geometry": "geometry",
         "table:row_count": len(table),
@@ -252,8 +261,12 @@ def _table(
         "y0": _lengths(kept, "y0"),
         "size_m": _lengths(kept, "size_m"),
     }
+    optional = [name for name in OPTIONAL_COLUMNS if name in kept]
+    for name in optional:
+        others = codes_of(kept[name], drop_classes=entry.drop_classes, where=file.href)
+        columns[name] = others.astype(np.uint8)
     table = gpd.GeoDataFrame(columns, geometry=kept.geometry.array, crs=frame.crs)
-    return table[list(TABLE_COLUMNS)], int((~labelled).sum())
+    return table[[*TABLE_COLUMNS, *optional]], int((~labelled).sum())
 
 
 def _patch_ids(entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame) -> pd.Series:

@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from rasterio.io import DatasetReader
     from rasterio.windows import Window
 
-MAX_WHOLE_BYTES = 64 << 20
-"""Largest band whose codes are all counted when it is registered: a country at 100 m. Of a larger
-one this much is looked at."""
-
 MAX_BUILT_KM2 = 100.0
 """Ground without one natural zone above which codes 1-10 are taken for some other coding. The
 largest built-up areas have water and parks in a square of 10 km."""
@@ -80,9 +76,7 @@ class CodeCounts:
         return int(self.counts.sum())
 
 
-def count_codes(
-    raster: DatasetReader, band: int = 1, *, max_bytes: int = MAX_WHOLE_BYTES
-) -> CodeCounts:
+def count_codes(raster: DatasetReader, band: int = 1, *, max_bytes: int) -> CodeCounts:
     """The codes of a band; reads it whole, or a sample of its blocks that is the same every time.
 
     Parameters
@@ -92,7 +86,7 @@ def count_codes(
     band : int
         Counted from 1.
     max_bytes : int
-        Most bytes, decoded, that are read. Default: :data:`MAX_WHOLE_BYTES`.
+        Most bytes, decoded, that are read; of a larger band about so many.
     """
     n_bytes = raster.width * raster.height * np.dtype(raster.dtypes[band - 1]).itemsize
     is_whole = n_bytes <= max_bytes

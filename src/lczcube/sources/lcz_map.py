@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 GENERATOR_BANDS = ("lcz", "lczFilter", "classProbability")
 """Bands of the LCZ Generator: modal class, the same filtered, share of models that agree (%)."""
 
+MAX_WHOLE_BYTES = 64 << 20
+"""Largest map, decoded, whose codes are all counted when it is registered: a country at 100 m. Of a
+larger one this much is looked at: the global map has 61 GB."""
+
 _SUBMISSION = re.compile(r"[0-9a-f]{40}")
 _CODE_LIMIT = 2**31
 
@@ -136,7 +140,7 @@ def build_items(entry: LczMapInput, file: SourceFile) -> list[SourceItem]:
     with open_raster(file) as raster:
         names = _band_names(raster)
         position = _map_band(entry, file, names)
-        counted = count_codes(raster, position + 1)
+        counted = count_codes(raster, position + 1, max_bytes=MAX_WHOLE_BYTES)
         bands = [_band(raster, i, name) for i, name in enumerate(names)]
         bands[position] |= _classes(entry, file, raster, position, counted)
         return [SourceItem(_item(entry, file, raster, bands, position, counted))]
@@ -183,6 +187,7 @@ def _classes(
 ) -> dict[str, Any]:
     """Nodata and ``classification:classes`` of the map's band."""
     nodata = raster.nodatavals[position] if entry.nodata is None else entry.nodata
+    nodata = None if nodata is None or not np.isfinite(nodata) else nodata
     values, counts = counted.values, counted.counts
     zones = zones_of(
         values,
@@ -199,7 +204,7 @@ def _classes(
     table = CodeTable.of(_named_codes(entry, found, counted.is_whole) | missing | found)
     n_px = _whole(values, counts) if counted.is_whole else None
     return {
-        "nodata": next(iter(missing), NODATA),
+        "nodata": next(iter(missing), nodata or NODATA),
         "classification:classes": table.classes(n_px),
     }
 

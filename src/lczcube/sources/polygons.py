@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 LAYER_COLUMN = "layer"
 """``class_column`` that stands for the layer's own name: WUDAPT KML has one folder a class."""
 
+GEOCLIMATE_COLUMN = "LCZ_PRIMARY"
+"""Class column of GeoClimate's maps."""
+
+GEOCLIMATE_NOTE = (
+    "Zones by the rules of GeoClimate from vector data (OpenStreetMap or BD TOPO), not by a model; "
+    "the licence of those data holds."
+)
+
 _POLYGONAL = ("Polygon", "MultiPolygon")
 
 
@@ -34,6 +42,9 @@ class PolygonsInput(LabelInput):
         Column of the unit that is never split between folds. Default: every row is its own.
     split_column, weight_column : str, optional
         Columns of the publisher's split and of a weight. Default: none, and 1.
+    alternative_column : str, optional
+        Column of a second class that is admissible too, such as GeoClimate's ``LCZ_SECONDARY``.
+        It is kept in the table, as ``alternative``; nothing is trained or scored by it.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (
@@ -45,6 +56,7 @@ class PolygonsInput(LabelInput):
     group_column: str | None = None
     split_column: str | None = None
     weight_column: str | None = None
+    alternative_column: str | None = None
 
 
 def build_items(entry: PolygonsInput, file: SourceFile) -> list[SourceItem]:
@@ -68,12 +80,14 @@ def build_items(entry: PolygonsInput, file: SourceFile) -> list[SourceItem]:
         "group": entry.group_column,
         "split": entry.split_column,
         "weight": entry.weight_column,
+        "alternative": entry.alternative_column,
     }
     columns = {"lcz": column_of(frame, entry.class_column, "class_column", where=file.href)}
     for key, column in named.items():
         if column is not None:
             columns[key] = column_of(frame, column, f"{key}_column", where=file.href)
-    return [label_item(entry, file, _rows(frame, columns, file))]
+    note = GEOCLIMATE_NOTE if entry.class_column == GEOCLIMATE_COLUMN else None
+    return [label_item(entry, file, _rows(frame, columns, file, note))]
 
 
 def read_polygons(file: SourceFile, class_column: str) -> gpd.GeoDataFrame:
@@ -144,7 +158,9 @@ def _object_columns(frame: gpd.GeoDataFrame, columns: list[str]) -> dict[str, An
     return {name: object for name in columns if name != frame.geometry.name}
 
 
-def _rows(frame: gpd.GeoDataFrame, columns: dict[str, Any], file: SourceFile) -> Rows:
+def _rows(
+    frame: gpd.GeoDataFrame, columns: dict[str, Any], file: SourceFile, note: str | None
+) -> Rows:
     import geopandas as gpd
     import shapely
 
@@ -158,6 +174,7 @@ def _rows(frame: gpd.GeoDataFrame, columns: dict[str, Any], file: SourceFile) ->
         labels[with_area].reset_index(drop=True),
         n_repaired=int((invalid & with_area).sum()),
         n_dropped=int((~with_area).sum()),
+        note=note,
     )
 
 
