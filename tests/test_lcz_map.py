@@ -14,17 +14,22 @@ import rasterio.features
 import rasterio.shutil
 import xarray as xr
 from affine import Affine
+from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
+from shapely import box
 
 from lczcube import lcz
 from lczcube.catalog import Catalog, build_catalog, open_catalog
+from lczcube.cli import main
 from lczcube.cube import open_cube
 from lczcube.cubestore import open_stored_cube, write_cube
 from lczcube.errors import CatalogError, ConfigError, LabelError, SourceError
 from lczcube.grid import Grid, project_bbox
 from lczcube.labels import rasterize_labels, read_labels
 from lczcube.layers import layer_geobox
+from lczcube.pipeline import run_stages
+from lczcube.runfolder import open_run
 from lczcube.sources import SOURCES, build_items, find_files
 from lczcube.sources.items import CLASSIFICATION_URI
 from lczcube.sources.lcz_codes import count_codes
@@ -413,6 +418,30 @@ def test_zones_are_never_averaged_but_the_commonest_can_be_taken(tmp_path: Path)
     np.testing.assert_array_equal(cube_of(catalog, grid), zones[2::4, 2::4])
 
 
+def test_a_map_of_europe_in_its_own_projection_lands_on_a_city(tmp_path: Path) -> None:
+    """EPSG:3035 is turned by a degree or so against UTM: a shift or a flip would show."""
+    zones = map_codes(80, 80)
+    place = Affine(100, 0, 4_330_000, 0, -100, 2_880_000)
+    size = {"height": 80, "width": 80, "count": 1, "dtype": "uint8"}
+    with rasterio.open(
+        tmp_path / "map.tif", "w", driver="GTiff", crs="EPSG:3035", transform=place, **size
+    ) as file:
+        file.write(zones, 1)
+    catalog = catalog_of(tmp_path, map_input("map", "map.tif", edition="europe"))
+    west, south, east, north = project_bbox(
+        (4_332_000, 2_874_000, 4_336_000, 2_878_000), "EPSG:3035", "EPSG:4326"
+    )
+    grid = Grid.from_bbox((west, south, east, north), pixel_m=100, cell_m=300)
+    found = cube_of(catalog, grid)
+    to_map = Transformer.from_crs(grid.crs, "EPSG:3035", always_xy=True)
+    for row, column in np.ndindex(*grid.shape):
+        x, y = to_map.transform(*(grid.geobox.affine * (column + 0.5, row + 0.5)))
+        j, i = (int(v) for v in ~place * (x, y))
+        assert found[row, column] == zones[i, j], (row, column)
+    assert grid.crs == "EPSG:32632"
+    assert found.size > 1_000
+
+
 def test_shares_of_zones_are_features(tmp_path: Path) -> None:
     zones = map_codes()
     zones[:32, :32] = 0
@@ -443,6 +472,40 @@ def test_a_map_is_brought_home_as_zones(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored.values.squeeze(), zones)
     assert stored.dtype == np.uint8
     assert stored.attrs["decoder"] == "linear"
+
+
+def test_a_map_is_described_and_brought_home_from_the_command_line(
+    tmp_path: Path, city: City, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_legacy_map(tmp_path, city, seed=5)
+    squares = [box(p.x0, p.y0 - 320, p.x0 + 320, p.y0) for p in city.patches]
+    labels = gpd.GeoDataFrame(
+        {"lcz": [p.lcz for p in city.patches]}, geometry=squares, crs=city.grid.crs
+    )
+    labels.to_file(tmp_path / "labels.gpkg")
+    (tmp_path / "city.toml").write_text(
+        f'id = "maps"\n[city.here]\nbbox = {list(city.bbox)}\n[grid]\nchunk_cells = 5\n'
+        f"[[input]]\n{map_input('map', path.name, synthetic=True)}\n"
+        '[[input]]\nname = "labels"\nsource = "polygons"\nhref = "labels.gpkg"\n'
+        'class_column = "lcz"\n[run]\nfeatures = ["map"]\nlabels = ["labels"]\nyear = 2021\n'
+    )
+    run = tmp_path / "run"
+    config = ["--config", str(tmp_path / "city.toml")]
+    run_stages(open_run(run, tmp_path / "city.toml"), ["build-catalog"])
+    for command in (
+        ["cube", str(run), *config, "--write"],
+        ["describe", str(run), *config],
+        ["aggregate", str(run), *config],
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(command)
+        assert not exit_.value.code, (command, capsys.readouterr().err)
+    told = capsys.readouterr().out
+    assert "dtype uint8" in told
+    assert "layer lcz_map" in told
+    stored = open_stored_cube(run / "here" / "cube.zarr")["map"].values.squeeze()
+    assert set(np.unique(stored)) <= set(range(18))
+    assert (stored > 0).mean() > 0.5
 
 
 def test_recoding_anew_is_another_cube_for_dask(tmp_path: Path) -> None:
@@ -654,6 +717,39 @@ def test_a_global_map_in_metres_is_said_to_be_resampled(tmp_path: Path) -> None:
     assert "not in EPSG:4326" in item_of(path, edition="global").properties["lczcube:note"]
 
 
+# Polygons with a second class
+
+
+def write_areas(path: Path, primary: list[Any], second: list[Any]) -> Path:
+    squares = [box(X0 + 100 * n, Y0 - 90, X0 + 100 * n + 90, Y0) for n in range(len(primary))]
+    columns = {"first": primary, "second": second}
+    gpd.GeoDataFrame(columns, geometry=squares, crs=CRS).to_file(path)
+    return path
+
+
+def test_a_second_class_is_kept_beside_the_first(tmp_path: Path) -> None:
+    write_areas(tmp_path / "areas.gpkg", ["101", "6", None, "3"], ["102", None, "5", "LCZ 2"])
+    text = (
+        'name = "areas"\nsource = "polygons"\nhref = "areas.gpkg"\nclass_column = "first"\n'
+        'alternative_column = "second"'
+    )
+    catalog = catalog_of(tmp_path, text)
+    (item,) = catalog.items("areas")
+    table = gpd.read_parquet(item.assets["labels"].href)
+    assert table["lcz"].tolist() == [11, 6, 3]
+    assert table["alternative"].tolist() == [12, 0, 2]
+    assert "lczcube:note" not in item.properties
+    assert read_labels(catalog, ["areas"])["lcz"].tolist() == [11, 6, 3]
+
+
+def test_a_second_class_that_is_no_zone_is_refused(tmp_path: Path) -> None:
+    path = write_areas(tmp_path / "areas.gpkg", [1, 2], [3, 18])
+    with pytest.raises(LabelError, match=r"LCZ code 18 \(1 times\)"):
+        item_of(path, "polygons", class_column="first", alternative_column="second")
+    with pytest.raises(SourceError, match=r"no column 'third' \(alternative_column\)"):
+        item_of(path, "polygons", class_column="first", alternative_column="third")
+
+
 # Synthetic maps
 
 
@@ -664,8 +760,6 @@ def city() -> City:
 
 def truth_on(city: City, transform: Affine, crs: str, shape: tuple[int, int]) -> Codes:
     """The city's true zone at every pixel's centre, found one by one; 0 past the city."""
-    from pyproj import Transformer
-
     to_city = Transformer.from_crs(crs, city.grid.crs, always_xy=True)
     window = city.zone_map.window
     whole = city.zone_map.truth(window)
