@@ -71,7 +71,7 @@ def build_catalog(
     """Write a static STAC catalog, and stac-geoparquet beside it, of the inputs of a TOML file.
 
     Reads headers and checksums of rasters, headers of embeddings, and all labels; no pixel of a
-    feature layer.
+    feature layer, but the codes of maps of zones.
 
     Parameters
     ----------
