@@ -618,6 +618,26 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "catalog"
 
 
+def test_where_0_is_a_zone_it_is_not_called_nodata(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "map.tif", own_codes())
+    table = {str(code): 6 for code in range(11)}
+    assert "nodata" not in map_band(item_of(path, recode=table))
+    assert map_band(item_of(path, recode=table | {"0": 0}))["nodata"] == 0
+
+
+def test_the_example_of_the_guide_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs/guide/catalog.md").read_text()
+    section = page.split("## Maps of zones by others")[1].split("\n## ")[0]
+    example = section.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "catalog.md", "exec"), {})
+    unique, counts = capsys.readouterr().out.splitlines()
+    assert f"# {unique}" in example
+    assert f"# {counts}" in example
+
+
 def test_items_and_collections_are_stac_and_ours(built: Path) -> None:
     paths = [*built.glob("*/items/*.json"), *built.glob("*/collection.json")]
     assert len(paths) == 4 + 2

@@ -90,6 +90,8 @@ ZONES: tuple[Zone, ...] = (
     Zone(17, "G", "Water", "6A6AFF", "656BFA", 107),
 )
 
+_PIECE_PX = 1 << 18  # codes translated at a time: positions of 2 MB, however large a read is
+
 MOST_LISTED = 8
 """Codes that a message names."""
 
@@ -184,20 +186,32 @@ class CodeTable:
         LabelError
             If a code is not in the table; the message names each and how often it occurs.
         """
-        keys = np.array(self.stored, dtype=np.int64 if codes.dtype.kind in "iu" else np.float64)
-        at = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
-        zones = np.array(self.lcz, dtype=np.uint8)[at]
-        absent = keys[at] != codes
-        zones[absent] = NODATA
-        unknown = codes[absent]
-        unknown = unknown[(unknown != self.nodata) & (unknown == unknown)]  # NaN is not itself
-        if unknown.size:
-            listed = listed_codes(*np.unique(unknown, return_counts=True))
+        flat = codes.reshape(-1)
+        zones = np.empty(flat.size, dtype=np.uint8)
+        unknown = [
+            self._translate_into(zones[start : start + _PIECE_PX], flat[start : start + _PIECE_PX])
+            for start in range(0, flat.size, _PIECE_PX)
+        ]
+        bad = np.concatenate([flat[:0], *unknown])
+        if bad.size:
+            listed = listed_codes(*np.unique(bad, return_counts=True))
             raise LabelError(
                 f"{where} holds code {listed}, which its item does not name; set drop_classes or "
                 "recode, and build the catalog again."
             )
-        return zones
+        return zones.reshape(codes.shape)
+
+    def _translate_into(
+        self, zones: npt.NDArray[np.uint8], codes: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
+        """Write the zones of some codes; the codes that are not in the table."""
+        keys = np.array(self.stored, dtype=np.int64 if codes.dtype.kind in "iu" else np.float64)
+        at = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
+        absent = keys[at] != codes
+        zones[:] = np.where(absent, NODATA, np.array(self.lcz, dtype=np.uint8)[at])
+        others = codes[absent]
+        unknown: npt.NDArray[Any] = others[(others != self.nodata) & (others == others)]  # no NaN
+        return unknown
 
 
 def zone(code: int) -> Zone:

@@ -54,8 +54,7 @@ TABLE_COLUMNS = {
 }
 """Columns of a label table, in order: STAC type and description."""
 
-ALTERNATIVE = "alternative"
-OPTIONAL_COLUMNS = {ALTERNATIVE: ("uint8", "Another zone that is admissible, 0 if none")}
+OPTIONAL_COLUMNS = {"alternative": ("uint8", "Another zone that is admissible, 0 if none")}
 """Columns that come last where a source has them."""
 
 SPLITS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}

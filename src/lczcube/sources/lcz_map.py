@@ -203,10 +203,10 @@ def _classes(
     missing = {} if nodata is None else _whole(np.array([nodata]), np.array([NODATA]))
     table = CodeTable.of(_named_codes(entry, found, counted.is_whole) | missing | found)
     n_px = _whole(values, counts) if counted.is_whole else None
-    return {
-        "nodata": next(iter(missing), nodata or NODATA),
-        "classification:classes": table.classes(n_px),
-    }
+    said = {"classification:classes": table.classes(n_px)}
+    if nodata is None and found.get(NODATA):
+        return said  # 0 is recoded to a zone
+    return said | {"nodata": next(iter(missing), nodata or NODATA)}
 
 
 def _whole(values: npt.NDArray[Any], paired: npt.NDArray[Any]) -> dict[int, int]:
@@ -224,7 +224,8 @@ def _named_codes(entry: LczMapInput, found: Mapping[int, int], is_whole: bool) -
     codes = {z.code: z.code for z in ZONES if z.is_built or is_plain or not is_whole}
     if is_legacy or not is_whole:
         codes |= {z.legacy_code: z.code for z in ZONES}
-    return {NODATA: NODATA} | codes | dict.fromkeys(entry.drop_classes, NODATA)
+    dropped = [code for each in entry.drop_classes for code in (each, each + 90)]
+    return {NODATA: NODATA} | codes | dict.fromkeys(dropped, NODATA)
 
 
 def _item(
