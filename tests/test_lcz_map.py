@@ -836,6 +836,18 @@ def test_synthetic_maps_are_what_the_publishers_write(tmp_path: Path, city: City
             assert file.colormap(1)[zone.code] == (*bytes.fromhex(zone.wudapt), 255)
 
 
+@pytest.mark.parametrize("write", [write_generator_map, write_legacy_map, write_global_map])
+def test_a_synthetic_map_holds_its_city_and_less_than_a_pixel_more(
+    tmp_path: Path, city: City, write: Any
+) -> None:
+    with rasterio.open(write(tmp_path, city, seed=5)) as file:
+        wanted = city.bbox if file.crs == "EPSG:4326" else city.grid.bbox
+        outwards = np.array([-1, -1, 1, 1]) * (np.array(file.bounds) - np.array(wanted))
+        pixel = file.transform.a
+    assert (outwards > -1e-6 * pixel).all()
+    assert (outwards < pixel).all()
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(
     tmp_path: Path, city: City
 ) -> None:
