@@ -202,6 +202,13 @@ def test_of_three_bands_without_descriptions_the_second_is_taken_and_that_is_sai
     assert "band 2 of 3 is taken for lczFilter" in item_of(path).properties["lczcube:note"]
 
 
+def test_bands_of_which_some_are_named_are_not_taken_by_position(tmp_path: Path) -> None:
+    path = write_map(tmp_path / "map.tif", generator_bands(map_codes()), names=("", "lcz"))
+    with pytest.raises(SourceError, match="has no band 'lczFilter' but b01, b02, b03"):
+        item_of(path)
+    assert item_of(path, band="b02").assets["data"].extra_fields["lczcube:band"] == "b02"
+
+
 def test_another_band_is_taken_by_name(tmp_path: Path) -> None:
     bands = generator_bands(map_codes())
     write_map(tmp_path / "map.tif", bands, names=NAMES)

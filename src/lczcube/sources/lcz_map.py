@@ -147,13 +147,17 @@ def build_items(entry: LczMapInput, file: SourceFile) -> list[SourceItem]:
 
 
 def _band_names(raster: DatasetReader) -> list[str]:
-    """By description; of three without, those of the LCZ Generator."""
+    """By description where each band has one of its own; of three without any, the Generator's."""
     described = [safe_id(text or "") for text in raster.descriptions]
     if all(described) and len(set(described)) == len(described):
         return described
-    if raster.count == len(GENERATOR_BANDS):
+    if _is_unnamed_generator(raster):
         return list(GENERATOR_BANDS)
     return [f"b{i:02d}" for i in range(1, raster.count + 1)]
+
+
+def _is_unnamed_generator(raster: DatasetReader) -> bool:
+    return raster.count == len(GENERATOR_BANDS) and not any(raster.descriptions)
 
 
 def _map_band(entry: LczMapInput, file: SourceFile, names: list[str]) -> int:
@@ -175,7 +179,10 @@ def _map_band(entry: LczMapInput, file: SourceFile, names: list[str]) -> int:
 def _band(raster: DatasetReader, i: int, name: str) -> dict[str, Any]:
     band: dict[str, Any] = {"name": name, "data_type": raster.dtypes[i]}
     nodata = raster.nodatavals[i]
-    return band if nodata is None or not np.isfinite(nodata) else band | {"nodata": nodata}
+    if nodata is None or not np.isfinite(nodata):
+        return band
+    is_whole = np.dtype(raster.dtypes[i]).kind in "iu"
+    return band | {"nodata": int(nodata) if is_whole else nodata}
 
 
 def _classes(
@@ -277,7 +284,7 @@ def _note(
 ) -> str | None:
     """What was taken on trust when a map was registered."""
     notes = []
-    if raster.count == len(GENERATOR_BANDS) and not any(raster.descriptions):
+    if _is_unnamed_generator(raster):
         notes.append(
             f"Its bands have no descriptions; band {position + 1} of {raster.count} is taken for "
             f"{GENERATOR_BANDS[position]}, by the LCZ Generator's order."
