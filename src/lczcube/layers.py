@@ -18,6 +18,7 @@ from lczcube.decoders import Coding
 from lczcube.engines import LOADERS
 from lczcube.errors import CatalogError
 from lczcube.grid import BBox, Grid, bbox_of, project_bbox
+from lczcube.lcz import NODATA
 from lczcube.mosaic import Averaged, Mosaic, mosaic_array, require_covered
 from lczcube.quantities import (
     AVERAGING,
@@ -30,9 +31,12 @@ from lczcube.quantities import (
 )
 from lczcube.reader import Storage
 from lczcube.sources.open_buildings_pixels import BUILDING_BANDS
-from lczcube.tiles import PlacedTile, place_tiles, tile_of
+from lczcube.tiles import LCZ_BAND, PlacedTile, place_tiles, tile_of
 
 ASSET = "data"
+LCZ_CODES = "lcz_codes"
+"""Decoder of maps of zones: it is applied when pixels are read, whatever a file's own codes."""
+
 SCALES = "scales"
 
 Engine = Literal["native", "odc", "stackstac"]
@@ -95,8 +99,8 @@ def open_layer(
     Raises
     ------
     CatalogError
-        If the items disagree on bands, the rule of resampling would average codes, or whole numbers
-        without a nodata code do not cover the pixels.
+        If the items disagree on bands, the rule of resampling would average codes, whole numbers
+        without a nodata code do not cover the pixels, or another engine is to read codes of zones.
     """
     name = layer.name
     bands = _common_bands(items, name)
@@ -109,6 +113,7 @@ def open_layer(
         _require_resampling(layer, str(bands[0]["data_type"]))
         variables = _code_variables(mosaics, layer)
         if engine != "native":
+            _require_stored_codes(layer, engine)
             _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
     has_bands = any(f"{name}_band" in variable.dims for variable in variables.values())
     coordinates = _coordinates(wanted, name, bands if has_bands else ())
@@ -393,8 +398,12 @@ def _common_bands(items: Sequence[pystac.Item], name: str) -> list[dict[str, Any
 
 
 def _bands(item: pystac.Item) -> list[dict[str, Any]]:
+    """What is read: the bands as they are stored, or the one of a map as zones."""
+    fields = item.assets[ASSET].extra_fields
+    if LCZ_BAND in fields:
+        return [{"name": "lcz", "data_type": "uint8", "nodata": NODATA}]
     keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset")
-    bands = item.assets[ASSET].extra_fields["bands"]
+    bands = fields["bands"]
     return [{key: band[key] for key in keys if band.get(key) is not None} for band in bands]
 
 
@@ -403,6 +412,14 @@ def _require_resampling(layer: Layer, dtype: str) -> None:
         raise CatalogError(
             f"layer {layer.name!r} holds {dtype} codes and asks for resampling "
             f"{layer.resampling!r}, which would average codes. Use nearest or mode."
+        )
+
+
+def _require_stored_codes(layer: Layer, engine: str) -> None:
+    if layer.decoder == LCZ_CODES:
+        raise CatalogError(
+            f"layer {layer.name!r} is a map whose codes become zones when they are read, and the "
+            f"engine {engine!r} gives codes as they are stored. Use the engine 'native'."
         )
 
 
@@ -415,7 +432,7 @@ def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
 
 def _coding(layer: Layer, bands: Sequence[dict[str, Any]]) -> Coding:
     return Coding(
-        decoder=layer.decoder,
+        decoder="linear" if layer.decoder == LCZ_CODES else layer.decoder,
         valid=layer.valid,
         nodata=bands[0].get("nodata"),
         scale=tuple(float(band.get("raster:scale", 1)) for band in bands),

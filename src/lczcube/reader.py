@@ -71,12 +71,15 @@ def read_tile(placed: PlacedTile, rect: Rect, frame: GeoBox, storage: Storage) -
     -------
     numpy.ndarray
         ``(band, y, x)``, stored dtype, ``storage.fill`` past the tile. A view of the file
-        where it can be memory-mapped and the rectangle lies in it.
+        where it can be memory-mapped and the rectangle lies in it. Of a map of zones uint8 1-17,
+        0 where it has none.
 
     Raises
     ------
     SourceError
         If the file cannot be read, or is not what the catalog says.
+    LabelError
+        If a map of zones holds a code that its table does not name.
     """
     if placed.on_lattice:
         codes = _read_on_lattice(placed, rect, storage.fill)
@@ -148,7 +151,8 @@ def _read_stored(tile: Tile, rows: slice, columns: slice) -> Codes:
         columns.stop,
     )
     readers = {"gdal": _read_gdal, "npy": _read_npy, "zarr": _read_zarr}
-    return readers[tile.kind](tile, rows, columns)
+    codes = readers[tile.kind](tile, rows, columns)
+    return codes if tile.zones is None else tile.zones.translate(codes, where=tile.href)
 
 
 def _read_gdal(tile: Tile, rows: slice, columns: slice) -> Codes:
@@ -157,7 +161,8 @@ def _read_gdal(tile: Tile, rows: slice, columns: slice) -> Codes:
 
     with _opened(tile) as file:
         try:
-            codes: Codes = file.read(window=Window.from_slices(rows, columns))
+            bands = None if tile.band is None else [tile.band + 1]
+            codes: Codes = file.read(bands, window=Window.from_slices(rows, columns))
         except RasterioIOError as error:
             raise SourceError(
                 f"{tile.href} broke off while it was read ({error}); fetch it again, then run "

@@ -21,12 +21,16 @@ from pyproj import Transformer
 
 from lczcube.errors import CatalogError
 from lczcube.grid import LATTICE_TOLERANCE_PX, bbox_of, project_bbox
+from lczcube.lcz import CodeTable
 
 DEFAULT_BLOCK_PX = 512
 """Side of a compressed block where the catalog does not say: what GDAL's COG driver writes."""
 
 N_SEGMENTS = 64
 """Pieces that an edge is cut into before it is projected: 100 km then bends by under 0.1 m."""
+
+LCZ_BAND = "lczcube:band"
+"""Field of an asset that holds a map of zones: which of its ``bands`` is read."""
 
 _FILE_KINDS = {"application/x-npy": "npy", "application/vnd.zarr": "zarr"}
 
@@ -96,6 +100,10 @@ class Tile:
         Of the file, where the catalog knows it.
     checksum : str
         Of the file, where the catalog knows it; else empty.
+    band : int or None
+        Position of the one band that is read; None for all.
+    zones : CodeTable or None
+        For a map of zones: what its codes become when they are read.
     """
 
     item_id: str
@@ -111,6 +119,8 @@ class Tile:
     footprint: shapely.Geometry | None
     size_bytes: int | None = None
     checksum: str = ""
+    band: int | None = None
+    zones: CodeTable | None = None
 
     @cached_property
     def geobox(self) -> GeoBox:
@@ -196,6 +206,7 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
         )
     zarr: Mapping[str, Any] = facts.get("lczcube:zarr", {})
     rows, columns = (int(n) for n in shape)
+    band = _lcz_band(asset)
     media_type = str(asset.media_type or "").split(";", maxsplit=1)[0].strip()
     return Tile(
         item_id=item.id,
@@ -211,6 +222,8 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
         footprint=None if item.geometry is None else shapely.geometry.shape(item.geometry),
         size_bytes=asset.extra_fields.get("file:size"),
         checksum=str(asset.extra_fields.get("file:checksum", "")),
+        band=band,
+        zones=None if band is None else _zones(asset.extra_fields["bands"][band]),
     )
 
 
@@ -230,6 +243,17 @@ def frame_rect(frame: GeoBox) -> Rect:
     """All pixels of a frame."""
     rows, columns = frame.shape
     return Rect(0, 0, rows, columns)
+
+
+def _lcz_band(asset: pystac.Asset) -> int | None:
+    if LCZ_BAND not in asset.extra_fields:
+        return None
+    names = [band["name"] for band in asset.extra_fields["bands"]]
+    return names.index(asset.extra_fields[LCZ_BAND])
+
+
+def _zones(band: Mapping[str, Any]) -> CodeTable:
+    return CodeTable.of_classes(band["classification:classes"], band.get("nodata"))
 
 
 def _block_shape(facts: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int, int]:

@@ -91,9 +91,9 @@ def build_catalog(
 ) -> CatalogReport:
     """Write a static STAC catalog, and stac-geoparquet beside it, of the inputs of a TOML file.
 
-    Reads headers of rasters and embeddings, and all labels; no pixel of a feature layer, unless an
-    input has ``checksums = true``. A file of the same path, size and modification time as in the
-    last build is not opened again.
+    Reads headers of rasters and embeddings, and all labels; no pixel of a feature layer but the
+    codes of maps of zones, unless an input has ``checksums = true``. A file of the same path, size
+    and modification time as in the last build is not opened again.
 
     Parameters
     ----------

@@ -264,6 +264,6 @@ def _links_of(entry: Input, license_id: str) -> list[Document]:
 
 def _published(entry: Input, name: str) -> str | None:
     """What the publisher of an input says; nothing for made-up data."""
-    if entry.publication is None or entry.synthetic:
+    if entry.published is None or entry.synthetic:
         return None
-    return str(getattr(entry.publication, name)) or None
+    return str(getattr(entry.published, name)) or None

@@ -15,6 +15,7 @@ from pydantic import Field
 from lczcube.sources import (
     alphaearth,
     label_raster,
+    lcz_map,
     open_buildings,
     patches,
     polygons,
@@ -29,6 +30,7 @@ from lczcube.sources.footprints import BBox
 from lczcube.sources.inputs import EmbeddingInput, Input
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_raster import LabelRasterInput
+from lczcube.sources.lcz_map import LczMapInput
 from lczcube.sources.open_buildings import OpenBuildingsInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
@@ -52,6 +54,7 @@ AnyInput = Annotated[
     RasterInput
     | AlphaEarthInput
     | TesseraInput
+    | LczMapInput
     | PolygonsInput
     | TrainingAreasInput
     | OpenBuildingsInput
@@ -73,6 +76,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "alphaearth": alphaearth,
     "tessera": tessera,
     "open_buildings": open_buildings,
+    "lcz_map": lcz_map,
     "polygons": polygons,
     "training_areas": training_areas,
     "label_raster": label_raster,

@@ -130,6 +130,11 @@ class Input(Table):
         """
         return {"layer": "labels"}
 
+    @property
+    def published(self) -> Publication | None:
+        """What the publisher says; that of the source, where an input does not know better."""
+        return self.publication
+
     @model_validator(mode="after")
     def _check_years(self) -> "Input":
         if self.year is not None and self.years:

@@ -21,12 +21,22 @@ RASTER_URI = f"{_STAC_EXTENSIONS}/raster/v2.0.0/schema.json"
 FILE_URI = f"{_STAC_EXTENSIONS}/file/v2.1.0/schema.json"
 LABEL_URI = f"{_STAC_EXTENSIONS}/label/v1.0.1/schema.json"
 TABLE_URI = f"{_STAC_EXTENSIONS}/table/v1.2.0/schema.json"
+CLASSIFICATION_URI = f"{_STAC_EXTENSIONS}/classification/v2.0.0/schema.json"
 SCIENTIFIC_URI = f"{_STAC_EXTENSIONS}/scientific/v1.0.0/schema.json"
 ZARR_URI = f"{_STAC_EXTENSIONS}/zarr/v1.1.0/schema.json"
 LCZCUBE_URI = "https://lczcube.github.io/schemas/v1.0.0/schema.json"
 
 WRITTEN_URIS = frozenset(
-    (PROJECTION_URI, RASTER_URI, FILE_URI, LABEL_URI, TABLE_URI, ZARR_URI, LCZCUBE_URI)
+    (
+        PROJECTION_URI,
+        RASTER_URI,
+        FILE_URI,
+        CLASSIFICATION_URI,
+        LABEL_URI,
+        TABLE_URI,
+        ZARR_URI,
+        LCZCUBE_URI,
+    )
 )
 """Schemas, in the version that items declare: nothing is to be migrated."""
 

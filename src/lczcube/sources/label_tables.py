@@ -60,8 +60,15 @@ TABLE_COLUMNS = {
 }
 """Columns of a label table, in order: STAC type and description."""
 
+OPTIONAL_COLUMNS = {"alternative": ("uint8", "Another zone that is admissible, 0 if none")}
+"""Columns that come last where a source has them."""
+
 SPLITS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 """Short names of splits, spelt out."""
+
+
+DropClasses = Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(as_tuple)]
+"""Codes to leave out."""
 
 
 class LabelInput(Input):
@@ -75,9 +82,7 @@ class LabelInput(Input):
 
     kind: ClassVar[Kind] = "labels"
 
-    drop_classes: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(as_tuple)
-    ] = ()
+    drop_classes: DropClasses = ()
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,10 @@ class Rows:
     ----------
     frame : geopandas.GeoDataFrame
         Polygons in the file's CRS; further columns ``lcz`` (as the publisher codes it) and,
-        where the source has them, ``group``, ``split``, ``weight``, ``year``, ``license``, ``x0``,
-        ``y0``, ``size_m``, and ``id`` (of the row in its file) or ``patch_id`` (in the input). A
-        column ``class_set`` in place of ``lcz`` holds the classes that a label may be; see
-        :func:`lczcube.sources.class_sets.sets_of`.
+        where the source has them, ``group``, ``split``, ``weight``, ``year``, ``license``,
+        ``alternative`` (coded as ``lcz``), ``x0``, ``y0``, ``size_m``, and ``id`` (of the row in
+        its file) or ``patch_id`` (in the input). A column ``class_set`` in place of ``lcz`` holds
+        the classes that a label may be; see :func:`lczcube.sources.class_sets.sets_of`.
     n_repaired : int
         Geometries that were invalid and were made valid.
     n_dropped : int
@@ -185,11 +190,11 @@ def _source_item(
 
 def _asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
     """Table-extension fields of the asset that holds a label table."""
+    known = TABLE_COLUMNS | OPTIONAL_COLUMNS
     return {
         "table:columns": [
-            {"name": name, "type": type_, "description": description}
-            for name, (type_, description) in TABLE_COLUMNS.items()
-            if name in table
+            {"name": name, "type": known[name][0], "description": known[name][1]}
+            for name in table.columns
         ],
         "table:primary_geometry": "geometry",
         "table:row_count": len(table),
@@ -233,7 +238,8 @@ def _table(
     table = _columns(entry, file, kept, ids, crs).assign(
         lcz=codes[labelled], admissible=admissible[labelled]
     )
-    return table[list(TABLE_COLUMNS)], int((~labelled).sum())
+    optional = [name for name in OPTIONAL_COLUMNS if name in table]
+    return table[[*TABLE_COLUMNS, *optional]], int((~labelled).sum())
 
 
 def _columns(
@@ -256,13 +262,17 @@ def _columns(
         "y0": _lengths(frame, "y0"),
         "size_m": _lengths(frame, "size_m"),
     }
+    for name in OPTIONAL_COLUMNS:
+        if name in frame:
+            others = codes_of(frame[name], drop_classes=entry.drop_classes, where=file.href)
+            columns[name] = others.astype(np.uint8)
     return gpd.GeoDataFrame(columns, geometry=frame.geometry.array, crs=frame.crs)
 
 
 def _license(entry: LabelInput) -> str:
-    if entry.license is not None or entry.publication is None or entry.synthetic:
+    if entry.license is not None or entry.published is None or entry.synthetic:
         return entry.license or ""
-    return entry.publication.license
+    return entry.published.license
 
 
 def _classes(

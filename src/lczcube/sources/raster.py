@@ -150,6 +150,22 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
         ) from error
 
 
+def raster_type(file: SourceFile, raster: DatasetReader) -> str:
+    """Media type of a raster: of a COG where it is one, else by suffix."""
+    is_cog = raster.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
+    return COG_TYPE if is_cog else media_type(file.href)
+
+
+def resolution_m(raster: DatasetReader) -> float:
+    """Side of a pixel in metres; in degrees that of a square of the pixels' mean area."""
+    affine = raster.transform
+    if raster.crs.is_projected:
+        side_m = math.sqrt(abs(affine.a * affine.e)) * raster.crs.linear_units_factor[1]
+    else:
+        side_m = math.sqrt(_geodesic_area_m2(raster) / (raster.width * raster.height))
+    return float(f"{side_m:.6g}")
+
+
 def _opened(href: str) -> DatasetReader:
     import rasterio
 
@@ -204,15 +220,14 @@ def _sorted_bounds(raster: DatasetReader) -> tuple[float, float, float, float]:
 def _asset(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac.Asset:
     import pystac
 
-    is_cog = raster.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
     return pystac.Asset(
         href=file.href,
         title=entry.title,
-        media_type=COG_TYPE if is_cog else media_type(file.href),
+        media_type=raster_type(file, raster),
         roles=["data"],
         extra_fields={
             "bands": _bands(entry, file, raster),
-            "raster:spatial_resolution": _resolution_m(raster),
+            "raster:spatial_resolution": resolution_m(raster),
             "lczcube:block_shape": list(raster.block_shapes[0]),
             **file_facts(file.href, checksum=entry.checksums),
         },
@@ -296,15 +311,6 @@ def _fits(value: float, dtype: np.dtype[Any]) -> bool:
 
 def _number(value: float, dtype: np.dtype[Any]) -> float:
     return float(value) if dtype.kind == "f" else int(value)
-
-
-def _resolution_m(raster: DatasetReader) -> float:
-    affine = raster.transform
-    if raster.crs.is_projected:
-        side_m = math.sqrt(abs(affine.a * affine.e)) * raster.crs.linear_units_factor[1]
-    else:
-        side_m = math.sqrt(_geodesic_area_m2(raster) / (raster.width * raster.height))
-    return float(f"{side_m:.6g}")
 
 
 def _geodesic_area_m2(raster: DatasetReader) -> float:
