@@ -28,9 +28,8 @@ from lczcube.quantities import (
     canopy,
 )
 from lczcube.reader import Storage
-from lczcube.tiles import PlacedTile, place_tiles, tile_of
+from lczcube.tiles import PlacedTile, pixels_asset, place_tiles, tile_of
 
-ASSET = "data"
 SCALES = "scales"
 
 Engine = Literal["native", "odc", "stackstac"]
@@ -106,7 +105,8 @@ def open_layer(
     else:
         _require_resampling(layer, str(bands[0]["data_type"]))
         variables = _code_variables(mosaics, layer)
-        if engine != "native":
+        is_drawn = any(placed.tile.kind == "features" for placed in mosaics[0].tiles)
+        if engine != "native" and not is_drawn:
             _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
     has_bands = any(f"{name}_band" in variable.dims for variable in variables.values())
     coordinates = _coordinates(wanted, name, bands if has_bands else ())
@@ -387,7 +387,7 @@ def _common_bands(items: Sequence[pystac.Item], name: str) -> list[dict[str, Any
 
 def _bands(item: pystac.Item) -> list[dict[str, Any]]:
     keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset")
-    bands = item.assets[ASSET].extra_fields["bands"]
+    bands = pixels_asset(item).extra_fields["bands"]
     return [{key: band[key] for key in keys if band.get(key) is not None} for band in bands]
 
 

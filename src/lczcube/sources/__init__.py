@@ -12,13 +12,14 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lczcube.sources import alphaearth, label_raster, patches, polygons, raster, tessera
+from lczcube.sources import alphaearth, label_raster, osm, patches, polygons, raster, tessera
 from lczcube.sources.alphaearth import AlphaEarthInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
 from lczcube.sources.inputs import EmbeddingInput, Input
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_raster import LabelRasterInput
+from lczcube.sources.osm import OsmInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
@@ -36,7 +37,13 @@ __all__ = [
 ]
 
 AnyInput = Annotated[
-    RasterInput | AlphaEarthInput | TesseraInput | PolygonsInput | LabelRasterInput | PatchesInput,
+    RasterInput
+    | AlphaEarthInput
+    | TesseraInput
+    | OsmInput
+    | PolygonsInput
+    | LabelRasterInput
+    | PatchesInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -51,6 +58,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
     "alphaearth": alphaearth,
     "tessera": tessera,
+    "osm": osm,
     "polygons": polygons,
     "label_raster": label_raster,
     "patches": patches,

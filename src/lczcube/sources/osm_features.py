@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -35,16 +35,17 @@ LARGEST_IN_MEMORY_BYTES = 512 << 20
 lie in a temporary file (``TMPDIR``)."""
 
 COLUMNS = {
-    "feature": "Name of the feature",
-    "osm_type": "node, way or relation",
-    "osm_id": "Id in OpenStreetMap, one number space a type",
-    "levels": "Storeys, where tagged",
-    "height_m": "Height in metres, where tagged",
-    "width_m": "Width of a line in metres; null for areas and points",
-    "geometry": "Area, line or point, EPSG:4326",
+    "feature": ("string", "Name of the feature"),
+    "osm_type": ("string", "node, way or relation"),
+    "osm_id": ("int64", "Id in OpenStreetMap, one number space a type"),
+    "levels": ("float", "Storeys, where tagged"),
+    "height_m": ("float", "Height in metres, where tagged"),
+    "width_m": ("float", "Width of a line in metres; null for areas and points"),
+    "geometry": ("binary", "Area, line or point, EPSG:4326"),
 }
-"""Columns of the table of features, and what they hold."""
+"""Columns of the table of features: STAC type and description."""
 
+_DTYPES = {"string": str, "int64": np.int64, "float": np.float32}
 _BATCH = 50_000
 _UNSORTED = "out of order"
 _RING_ROLES = ("outer", "")
@@ -72,15 +73,15 @@ class OsmFeatures:
     n_broken_lines: int
 
 
-def read_features(path: Path, boxes: Sequence[BBox] | None, *, roofs: bool = False) -> OsmFeatures:
+def read_features(path: Path, boxes: Sequence[BBox], *, roofs: bool = False) -> OsmFeatures:
     """The features of a file without history; reads it twice, or three times.
 
     Parameters
     ----------
     path : pathlib.Path
         PBF or XML, in any order if it is small.
-    boxes : sequence of tuple, optional
-        Only what meets one of them, EPSG:4326. Default: everything.
+    boxes : sequence of tuple
+        Only what meets one of them, EPSG:4326; empty for everything.
     roofs : bool
         As in :func:`lczcube.sources.osm_scheme.classify`.
 
@@ -105,7 +106,7 @@ def read_features(path: Path, boxes: Sequence[BBox] | None, *, roofs: bool = Fal
         return _read(in_order, boxes, roofs, Path(scratch))
 
 
-def _read(path: Path, boxes: Sequence[BBox] | None, roofs: bool, scratch: Path) -> OsmFeatures:
+def _read(path: Path, boxes: Sequence[BBox], roofs: bool, scratch: Path) -> OsmFeatures:
     import osmium
 
     with osm_errors(path):
@@ -126,8 +127,9 @@ def _filtered(path: Path, scratch: Path) -> osmium.FileProcessor:
 
     is_large = path.stat().st_size > LARGEST_IN_MEMORY_BYTES
     places = f"sparse_file_array,{scratch / 'places'}" if is_large else "flex_mem"
-    ways = osmium.filter.KeyFilter(*KEYS).enable_for(osmium.osm.WAY | osmium.osm.RELATION)
-    nodes = osmium.filter.KeyFilter(*NODE_KEYS).enable_for(osmium.osm.NODE)
+    ways, nodes = osmium.filter.KeyFilter(*KEYS), osmium.filter.KeyFilter(*NODE_KEYS)
+    ways.enable_for(osmium.osm.WAY | osmium.osm.RELATION)
+    nodes.enable_for(osmium.osm.NODE)
     objects = osmium.FileProcessor(path).with_locations(places).with_areas()
     return objects.with_filter(ways).with_filter(nodes)
 
@@ -155,7 +157,8 @@ def _read_relations(path: Path, roofs: bool) -> _Relations:
     import osmium
 
     found = _Relations()
-    for relation in osmium.FileProcessor(path, osmium.osm.RELATION):
+    relations: Iterator[Any] = iter(osmium.FileProcessor(path, osmium.osm.RELATION))
+    for relation in relations:
         if relation.tags.get("type") not in ("multipolygon", "boundary"):
             continue
         outer = tuple(m.ref for m in relation.members if m.type == "w" and m.role in _RING_ROLES)
@@ -269,7 +272,7 @@ def _line(factory: osmium.geom.WKBFactory, way: Any) -> tuple[str, bool]:
 class _Rows:
     """Rows of the table, those past the boxes left out a batch at a time."""
 
-    def __init__(self, boxes: Sequence[BBox] | None) -> None:
+    def __init__(self, boxes: Sequence[BBox]) -> None:
         self._boxes = boxes
         self._batch: list[tuple[Any, ...]] = []
         self._parts: list[gpd.GeoDataFrame] = []
@@ -310,11 +313,12 @@ class _Rows:
             corners = shapely.box(*shapely.bounds(geometry).T)
             known = [] if self._hull is None else [self._hull]
             self._hull = shapely.convex_hull(shapely.geometrycollections([*corners, *known]))
-        frame = gpd.GeoDataFrame(values.astype(_DTYPES), geometry=geometry, crs="EPSG:4326")
+        dtypes = {name: _DTYPES[COLUMNS[name][0]] for name in values}
+        frame = gpd.GeoDataFrame(values.astype(dtypes), geometry=geometry, crs="EPSG:4326")
         self._parts.append(frame[self._is_wanted(frame)])
 
     def _is_wanted(self, frame: gpd.GeoDataFrame) -> Any:
-        if self._boxes is None:
+        if not self._boxes:
             return np.ones(len(frame), bool)
         bounds = frame.bounds.to_numpy()
         west, south, east, north = bounds.T
@@ -323,13 +327,3 @@ class _Rows:
             for box in self._boxes
         ]
         return np.logical_or.reduce(meets)
-
-
-_DTYPES = {
-    "feature": str,
-    "osm_type": str,
-    "osm_id": np.int64,
-    "levels": np.float32,
-    "height_m": np.float32,
-    "width_m": np.float32,
-}

@@ -48,6 +48,8 @@ Shape = Literal["point", "line", "area"]
 MIN_MIDRISE_LEVELS, MIN_HIGHRISE_LEVELS = 4.0, 10.0
 MIN_MIDRISE_M, MIN_HIGHRISE_M = 10.0, 25.0
 LANE_M = 3.5
+MAX_WIDTH_M = 500.0
+"""A line that is tagged wider is taken to have no tagged width."""
 
 ROAD_WIDTHS_M: Mapping[str, float] = {
     "motorway": 24,
@@ -123,9 +125,7 @@ _RULES: Mapping[tuple[str, str], _Rule] = {
     **_tags("natural=scrub,heath,shrubbery landuse=vineyard", _Rule("scrub", "area")),
     **_tags("landuse=orchard,plant_nursery", _Rule("scattered_trees", "area")),
     **_tags("natural=tree_row", _Rule("scattered_trees", "line", 5)),
-    **_tags(
-        "natural=wood landuse=forest wetland=mangrove,swamp", _Rule("dense_trees", "area")
-    ),
+    **_tags("natural=wood landuse=forest wetland=mangrove,swamp", _Rule("dense_trees", "area")),
     **_tags(
         "natural=sand,beach,dune,mud,shingle landuse=quarry,brownfield,construction,landfill",
         _Rule("bare_soil", "area"),
@@ -286,7 +286,7 @@ def _rules_of(tags: Mapping[str, str]) -> list[_Rule]:
 
 def _width_m(tags: Mapping[str, str], rule: _Rule) -> float | None:
     tagged = _metres(tags.get("width"))
-    if tagged:
+    if tagged and tagged <= MAX_WIDTH_M:
         return tagged
     road = tags.get("highway")
     if road is None or (rule.feature == "paved" and "aeroway" in tags):

@@ -8,14 +8,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from lczcube.errors import SourceError
 from lczcube.sources.files import first_line
 from lczcube.sources.footprints import BBox
-
-if TYPE_CHECKING:
-    import osmium
 
 EVE = timedelta(days=2)
 """A dated extract is cut in the night before the date in its name; its header may lag so much."""
@@ -144,10 +141,8 @@ def newest_object(path: Path) -> datetime | None:
     SourceError
         If the file cannot be read.
     """
-    import osmium
-
     with osm_errors(path):
-        newest = max((obj.timestamp for obj in osmium.FileProcessor(path)), default=_NO_TIME)
+        newest = max((obj.timestamp for obj in _versions(path)), default=_NO_TIME)
     return None if newest <= _NO_TIME else newest
 
 
@@ -254,11 +249,12 @@ def _write_chosen(history: Path, outs: Sequence[Path], chosen: bytearray) -> Non
                     writer.add(obj)
 
 
-def _versions(history: Path) -> osmium.FileProcessor:
+def _versions(path: Path) -> Iterator[Any]:
+    """Nodes, ways and relations; each is gone when the next one comes."""
     import osmium
 
     kinds = osmium.osm.NODE | osmium.osm.WAY | osmium.osm.RELATION
-    return osmium.FileProcessor(history, kinds)
+    return iter(osmium.FileProcessor(path, kinds))
 
 
 def _as_time(text: str) -> datetime | None:
