@@ -31,6 +31,7 @@ from lczcube.reader import Storage
 from lczcube.tiles import PlacedTile, pixels_asset, place_tiles, tile_of
 
 SCALES = "scales"
+CLASSES = "classification:classes"
 
 Engine = Literal["native", "odc", "stackstac"]
 
@@ -108,6 +109,8 @@ def open_layer(
         is_drawn = any(placed.tile.kind == "features" for placed in mosaics[0].tiles)
         if engine != "native" and not is_drawn:
             _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
+    if CLASSES in bands[0] and name in variables:
+        variables[name].attrs |= _flags(bands[0][CLASSES])
     has_bands = any(f"{name}_band" in variable.dims for variable in variables.values())
     coordinates = _coordinates(wanted, name, bands if has_bands else ())
     if not layer.static:
@@ -366,6 +369,14 @@ def _scale_variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
     return xr.Variable(dims, data, {"long_name": f"Scale of the codes of {layer.name}"})
 
 
+def _flags(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """CF attributes of codes that are categories."""
+    return {
+        "flag_values": [int(known["value"]) for known in classes],
+        "flag_meanings": " ".join(str(known["name"]) for known in classes),
+    }
+
+
 def _date(item: pystac.Item) -> str:
     return str(item.datetime or item.properties.get("start_datetime"))[:10]
 
@@ -386,7 +397,7 @@ def _common_bands(items: Sequence[pystac.Item], name: str) -> list[dict[str, Any
 
 
 def _bands(item: pystac.Item) -> list[dict[str, Any]]:
-    keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset")
+    keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset", CLASSES)
     bands = pixels_asset(item).extra_fields["bands"]
     return [{key: band[key] for key in keys if band.get(key) is not None} for band in bands]
 

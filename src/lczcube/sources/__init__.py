@@ -12,7 +12,16 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lczcube.sources import alphaearth, label_raster, osm, patches, polygons, raster, tessera
+from lczcube.sources import (
+    alphaearth,
+    label_raster,
+    osm,
+    osm_raster,
+    patches,
+    polygons,
+    raster,
+    tessera,
+)
 from lczcube.sources.alphaearth import AlphaEarthInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
@@ -20,6 +29,7 @@ from lczcube.sources.inputs import EmbeddingInput, Input
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_raster import LabelRasterInput
 from lczcube.sources.osm import OsmInput
+from lczcube.sources.osm_raster import OsmRasterInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
@@ -41,6 +51,7 @@ AnyInput = Annotated[
     | AlphaEarthInput
     | TesseraInput
     | OsmInput
+    | OsmRasterInput
     | PolygonsInput
     | LabelRasterInput
     | PatchesInput,
@@ -59,6 +70,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "alphaearth": alphaearth,
     "tessera": tessera,
     "osm": osm,
+    "osm_raster": osm_raster,
     "polygons": polygons,
     "label_raster": label_raster,
     "patches": patches,

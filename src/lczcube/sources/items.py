@@ -23,6 +23,7 @@ LABEL_URI = f"{_STAC_EXTENSIONS}/label/v1.0.1/schema.json"
 TABLE_URI = f"{_STAC_EXTENSIONS}/table/v1.2.0/schema.json"
 SCIENTIFIC_URI = f"{_STAC_EXTENSIONS}/scientific/v1.0.0/schema.json"
 ZARR_URI = f"{_STAC_EXTENSIONS}/zarr/v1.1.0/schema.json"
+CLASSIFICATION_URI = f"{_STAC_EXTENSIONS}/classification/v2.0.0/schema.json"
 LCZCUBE_URI = "https://lczcube.github.io/schemas/v1.0.0/schema.json"
 
 UNDATED = ("1970-01-01T00:00:00Z", "2099-12-31T23:59:59Z")

@@ -12,6 +12,7 @@ from lczcube.lcz import NODATA
 from lczcube.sources.files import SourceFile, require_file
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_tables import LabelInput, Rows, codes_of, label_item
+from lczcube.sources.osm_rasterizer import require_no_osm_raster
 from lczcube.sources.raster import open_raster
 
 if TYPE_CHECKING:
@@ -47,12 +48,14 @@ def build_items(entry: LabelRasterInput, file: SourceFile) -> list[SourceItem]:
     MissingInputError
         If the file is not there.
     SourceError
-        If it cannot be read, has no CRS, is rotated, or is too large to be read whole.
+        If it cannot be read, has no CRS, is rotated, is too large to be read whole, or is output of
+        osm-rasterizer.
     LabelError
         If a code is no LCZ and is not in ``drop_classes``.
     """
     require_file(file)
     with open_raster(file) as raster:
+        require_no_osm_raster(raster, file.href)
         if raster.width * raster.height > MAX_PIXELS:
             raise SourceError(
                 f"{file.href} has {raster.width} x {raster.height} pixels; labels are read whole, "

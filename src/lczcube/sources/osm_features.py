@@ -229,6 +229,9 @@ class _Reading:
             self._relations.awaited.update(self._relations.untagged[way])
 
     def _take_area(self, area: Any) -> None:
+        n_outer, _ = area.num_rings()
+        if n_outer == 0:  # its rings could not be put together
+            return
         number, tags = area.orig_id(), dict(area.tags)
         if area.from_way():
             self._awaited_ways.discard(number)
