@@ -132,6 +132,26 @@ def test_a_ring_that_is_something_else_stays_what_it_is(tmp_path: Path) -> None:
     assert areas_m2(table.loc[["buildings_lowrise"]]) == pytest.approx([10_000], rel=1e-3)
 
 
+def test_an_untagged_ring_of_roads_is_no_area_of_road(tmp_path: Path) -> None:
+    road = {"highway": "residential"}
+    ring = Drawn({}, square(0, 0, 100), holes=[square(25, 25, 50)], ring_tags=road)
+    (made,) = register(write_osm_file(tmp_path / "a.osm.pbf", ring))
+    (shape,) = table_of(made).geometry
+    assert shape.geom_type == "LineString"
+    assert made.item.properties["lczcube:n_broken_areas"] == 0
+
+
+def test_an_old_multipolygon_of_two_kinds_of_rings_leaves_each_what_it_is(tmp_path: Path) -> None:
+    path = write_osm_file(tmp_path / "a.osm", area(WOOD, 0, 0, 100), area(HOUSE, 200, 0, 20))
+    members = "".join(f'<member type="way" ref="{way}" role="outer"/>' for way in (1, 2))
+    relation = f'<relation id="1" version="1">{members}<tag k="type" v="multipolygon"/></relation>'
+    path.write_text(path.read_text().replace("</osm>", f"{relation}</osm>"))
+    (made,) = register(path)
+    table = table_of(made).set_index("feature")
+    assert areas_m2(table.loc[["dense_trees"]]) == pytest.approx([10_000], rel=1e-3)
+    assert areas_m2(table.loc[["buildings_lowrise"]]) == pytest.approx([400], rel=0.01)
+
+
 def test_broken_areas_are_left_out_and_counted(tmp_path: Path) -> None:
     bow_tie = [(0.0, 0.0), (50.0, 50.0), (50.0, 0.0), (0.0, 50.0)]
     path = write_osm_file(
@@ -200,6 +220,45 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str) -> None:
     things = (area(HOUSE, 0, 0, 20), line({"railway": "rail"}, (0, 0), (9, 9)))
     (made,) = register(write_osm_file(tmp_path / f"a{suffix}", *things))
     assert counts_of(made) == {"buildings_lowrise": 1, "rail": 1}
+
+
+def test_a_large_file_keeps_its_places_on_disk_and_gives_the_same(
+    city: City, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_osm(tmp_path / "a.osm.pbf", city, seed=7)
+    in_memory = read_features(path, ()).table
+    monkeypatch.setattr("lczcube.sources.osm_features.LARGEST_IN_MEMORY_BYTES", 0)
+    on_disk = read_features(path, ()).table
+    assert len(in_memory) > 1000
+    assert on_disk.drop(columns="geometry").equals(in_memory.drop(columns="geometry"))
+    assert on_disk.geometry.geom_equals(in_memory.geometry).all()
+
+
+def test_rows_come_in_batches_and_none_is_lost(
+    city: City, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_osm(tmp_path / "a.osm.pbf", city, seed=7)
+    at_once = read_features(path, ())
+    monkeypatch.setattr("lczcube.sources.osm_features._BATCH", 100)
+    in_batches = read_features(path, ())
+    assert in_batches.table["osm_id"].tolist() == at_once.table["osm_id"].tolist()
+    assert in_batches.hull is not None
+    assert in_batches.hull.equals(at_once.hull)
+
+
+def test_a_large_unsorted_file_is_refused_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.osm"
+    nodes = "".join(f'<node id="{i}" lat="46" lon="10" version="1"/>' for i in (1, 2))
+    ways = "".join(
+        f'<way id="{i}" version="1"><nd ref="1"/><nd ref="2"/><tag k="highway" v="track"/></way>'
+        for i in (2, 1)
+    )
+    path.write_text(f'<osm version="0.6">{nodes}{ways}</osm>')
+    monkeypatch.setattr("lczcube.sources.osm_snapshot.LARGEST_UNSORTED_BYTES", 10)
+    with pytest.raises(SourceError, match=r"too large to be sorted here; run osmium sort a\.osm"):
+        register(path, dates=["2020-01-01"])
 
 
 # States of a history
@@ -288,6 +347,11 @@ def test_many_dates_at_once_are_those_dates_alone(history: Path, tmp_path: Path)
         assert _objects(path) == _objects(tmp_path / "alone.osm.pbf")
 
 
+def test_a_day_is_given_once(history: Path) -> None:
+    with pytest.raises(SourceError, match='has "latest" on a day that dates names too'):
+        register(history, dates=["2022-01-01", "latest"])
+
+
 @pytest.mark.parametrize("name", ["city.osh", "city.osh.bz2"])
 def test_xml_is_a_history_by_its_name(city: City, history: Path, tmp_path: Path, name: str) -> None:
     path = write_osm(tmp_path / name, city, seed=7)
@@ -337,7 +401,7 @@ def test_a_history_without_times_is_refused(tmp_path: Path) -> None:
 def test_a_date_past_the_newest_object_is_noted(tmp_path: Path) -> None:
     node = mutable.Node(id=1, version=1, timestamp=day("2015-01-01"), location=(10.8, 46.2))
     (made,) = register(_write_history(tmp_path / "a.osh.pbf", node), dates=["2016-01-01"])
-    assert made.item.properties["lczcube:note"] == "its newest object is of 2015-01-01"
+    assert made.item.properties["lczcube:note"].endswith("newest object is of 2015-01-01")
 
 
 # Dates of files without history

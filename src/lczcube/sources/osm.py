@@ -22,10 +22,10 @@ from lczcube.sources.osm_features import read_features
 from lczcube.sources.osm_items import OsmState, osm_item, region_of
 from lczcube.sources.osm_scheme import FEATURES, MAPPED
 from lczcube.sources.osm_snapshot import (
+    LAST,
     OsmHeader,
     dated,
     is_named_history,
-    newest_object,
     read_header,
     write_snapshots,
 )
@@ -188,6 +188,11 @@ def build_items(entry: OsmInput, file: SourceFile) -> list[SourceItem]:
             found = read_features(state.path, region.boxes, roofs=entry.roofs)
             made = osm_item(file, state, found, region, entry.bands, checksum=entry.checksums)
             items.append(made)
+    if len({made.item.id for made in items}) < len(items):
+        raise SourceError(
+            f'{path} has "{LATEST}" on a day that dates names too ({items[-1].item.id}); leave one '
+            "of them out."
+        )
     return items
 
 
@@ -201,33 +206,36 @@ def _states(entry: OsmInput, file: SourceFile, header: OsmHeader) -> Iterator[li
     if not has_history:
         yield [_only_state(entry, file, header)]
         return
+    wanted = _wanted_dates(entry, file) or (LATEST,)
+    limits = [_limit(text, header, path) for text in wanted]
     with tempfile.TemporaryDirectory(prefix="lczcube-osm-") as scratch:
-        states = _states_of_history(entry, file, header, Path(scratch))
-        write_snapshots(path, [(time, state.path) for state in states if (time := state.time)])
-        yield states
+        paths = [Path(scratch) / f"{number}.osm.pbf" for number in range(len(limits))]
+        newest = write_snapshots(path, list(zip(limits, paths, strict=True)))
+        yield [
+            OsmState(out, newest)
+            if limit == LAST
+            else OsmState(out, limit, _note(limit, header, newest))
+            for limit, out in zip(limits, paths, strict=True)
+        ]
 
 
-def _states_of_history(
-    entry: OsmInput, file: SourceFile, header: OsmHeader, scratch: Path
-) -> list[OsmState]:
-    path = Path(file.href)
-    end = header.stamp or newest_object(path)
-    if end is None:
+def _limit(wanted: str, header: OsmHeader, path: Path) -> datetime:
+    """The time up to which versions of a history belong to a state."""
+    if wanted == LATEST:
+        return header.stamp or LAST
+    time = _midnight(wanted)
+    if header.stamp is not None and time > header.stamp:
         raise SourceError(
-            f"{path} holds a history without times, so it has no state at a date; fetch it with "
-            "its metadata (version and timestamp of every object)."
+            f"{path} ends on {header.stamp:%Y-%m-%d}, before {wanted}; fetch a later one, or name "
+            f'an earlier date or "{LATEST}" in dates.'
         )
-    states = []
-    for number, wanted in enumerate(_wanted_dates(entry, file) or (LATEST,)):
-        time = end if wanted == LATEST else _midnight(wanted)
-        if header.stamp is not None and time > header.stamp:
-            raise SourceError(
-                f"{path} ends on {end:%Y-%m-%d}, before {wanted}; fetch a later one, or name an "
-                f'earlier date or "{LATEST}" in dates.'
-            )
-        note = f"its newest object is of {end:%Y-%m-%d}" if time > end else None
-        states.append(OsmState(scratch / f"{number}.osm.pbf", time, note))
-    return states
+    return time
+
+
+def _note(time: datetime, header: OsmHeader, newest: datetime) -> str | None:
+    if header.stamp is not None or time <= newest:
+        return None
+    return f"the history tells no end, and its newest object is of {newest:%Y-%m-%d}"
 
 
 def _only_state(entry: OsmInput, file: SourceFile, header: OsmHeader) -> OsmState:

@@ -224,7 +224,7 @@ class _Reading:
             self._rows.add(way.id, "way", match, tags, geometry)
 
     def _take_ring(self, way: int, tags: dict[str, str]) -> None:
-        if self._classify(tags, "multipolygon"):
+        if self._areas(tags, "closed_way"):
             self._ring_tags[way] = tags
             self._relations.awaited.update(self._relations.untagged[way])
 
@@ -235,26 +235,35 @@ class _Reading:
         number, tags = area.orig_id(), dict(area.tags)
         if area.from_way():
             self._awaited_ways.discard(number)
-            self._add_area(area, "way", tags, "closed_way")
+            self._add_area(area, "way", tags, self._areas(tags, "closed_way"))
             return
         rings = self._relations.rings.get(number)
         if rings is None:
             return
         self._relations.awaited.discard(number)
-        if not self._classify(tags, "multipolygon"):
-            tags = next((self._ring_tags[way] for way in rings if way in self._ring_tags), tags)
-        for match in self._add_area(area, "relation", tags, "multipolygon"):
+        matches = self._areas(tags, "multipolygon")
+        if not matches:
+            tags = self._tags_of_rings(rings)
+            matches = self._areas(tags, "closed_way")
+        self._add_area(area, "relation", tags, matches)
+        for match in matches:
             self._covered.update((way, match.feature) for way in rings)
 
+    def _tags_of_rings(self, rings: Sequence[int]) -> dict[str, str]:
+        """Tags of the outer ring of an old multipolygon; none where rings are different things."""
+        known = [self._ring_tags[way] for way in rings if way in self._ring_tags]
+        kinds = {tuple(m.feature for m in self._areas(tags, "closed_way")) for tags in known}
+        return known[0] if len(kinds) == 1 else {}
+
+    def _areas(self, tags: dict[str, str], element: Element) -> list[Match]:
+        return [match for match in self._classify(tags, element) if match.shape == "area"]
+
     def _add_area(
-        self, area: Any, kind: str, tags: dict[str, str], element: Element
-    ) -> list[Match]:
-        matches = [m for m in self._classify(tags, element) if m.shape == "area"]
-        if matches:
-            geometry = self._factory.create_multipolygon(area)
-            for match in matches:
-                self._rows.add(area.orig_id(), kind, match, tags, geometry)
-        return matches
+        self, area: Any, kind: str, tags: dict[str, str], matches: Sequence[Match]
+    ) -> None:
+        geometry = self._factory.create_multipolygon(area) if matches else ""
+        for match in matches:
+            self._rows.add(area.orig_id(), kind, match, tags, geometry)
 
 
 def _line(factory: osmium.geom.WKBFactory, way: Any) -> tuple[str, bool]:

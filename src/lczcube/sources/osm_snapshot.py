@@ -17,6 +17,9 @@ from lczcube.sources.footprints import BBox
 EVE = timedelta(days=2)
 """A dated extract is cut in the night before the date in its name; its header may lag so much."""
 
+LAST = datetime(9999, 1, 1, tzinfo=UTC)
+"""In place of a date: after everything."""
+
 LARGEST_UNSORTED_BYTES = 256 << 20
 """Of a file that is sorted in memory: XML of Overpass is not sorted by id."""
 
@@ -146,7 +149,7 @@ def newest_object(path: Path) -> datetime | None:
     return None if newest <= _NO_TIME else newest
 
 
-def write_snapshots(history: Path, states: Sequence[tuple[datetime, Path]]) -> None:
+def write_snapshots(history: Path, states: Sequence[tuple[datetime, Path]]) -> datetime:
     """Write the state of a full history at some dates, a file each; reads the history twice.
 
     Parameters
@@ -156,7 +159,12 @@ def write_snapshots(history: Path, states: Sequence[tuple[datetime, Path]]) -> N
     states : sequence of tuple
         A date, and the file to write, by whose suffix its format goes: of each object the last
         version that is not younger, unless that is a deletion. Places of nodes are those of that
-        date too.
+        date too. :data:`LAST` gives the last state.
+
+    Returns
+    -------
+    datetime
+        The time of the youngest version.
 
     Raises
     ------
@@ -167,11 +175,13 @@ def write_snapshots(history: Path, states: Sequence[tuple[datetime, Path]]) -> N
     -----
     Memory: a byte for each version. Of more than eight dates eight are made at a time.
     """
+    newest = _NO_TIME
     for start in range(0, len(states), _MOST_STATES):
         some = states[start : start + _MOST_STATES]
         with osm_errors(history):
-            chosen = _choose_versions(history, [date for date, _ in some])
+            chosen, newest = _choose_versions(history, [date for date, _ in some])
             _write_chosen(history, [path for _, path in some], chosen)
+    return newest
 
 
 def write_sorted(path: Path, out: Path) -> None:
@@ -195,8 +205,11 @@ def write_sorted(path: Path, out: Path) -> None:
         merged.apply(writer)
 
 
-def _choose_versions(history: Path, dates: Sequence[datetime]) -> bytearray:
-    """For each version, in the order of the file, a bit for each date whose state it belongs to."""
+def _choose_versions(history: Path, dates: Sequence[datetime]) -> tuple[bytearray, datetime]:
+    """For each version, in the order of the file, a bit for each date whose state it belongs to.
+
+    And the time of the youngest.
+    """
     chosen = bytearray()
     current: list[int | None] = [None] * len(dates)
     last, last_version = (0, False, 0), 0
@@ -222,7 +235,7 @@ def _choose_versions(history: Path, dates: Sequence[datetime]) -> bytearray:
             f"{history} holds a history without times, so it has no state at a date; fetch it with "
             "its metadata (version and timestamp of every object)."
         )
-    return chosen
+    return chosen, newest
 
 
 def _mark(chosen: bytearray, current: Sequence[int | None]) -> None:
