@@ -98,9 +98,7 @@ def _draw(shapes: gpd.GeoDataFrame, rect: Rect, frame: GeoBox) -> npt.NDArray[np
     is_line, is_point = np.isin(kinds, _LINES), np.isin(kinds, _POINTS)
     moved[is_line] = shapely.buffer(moved[is_line], shapes["width_m"].to_numpy()[is_line] / 2)
     in_px = _in_pixels(moved, frame)
-    near = shapely.box(rect.left, rect.top, rect.right, rect.bottom)
-    areas = in_px[~is_point & shapely.intersects(shapely.box(*shapely.bounds(in_px).T), near)]
-    mask = burn(areas.tolist(), rect) if len(areas) else np.zeros(rect.shape, dtype=np.uint8)
+    mask = burn(in_px[~is_point], rect)
     columns, rows = np.floor(shapely.get_coordinates(in_px[is_point])).astype(np.int64).T
     inside = (rows >= rect.top) & (rows < rect.bottom)
     inside &= (columns >= rect.left) & (columns < rect.right)

@@ -1,5 +1,7 @@
 """Vectors on a grid: which pixels lie in any of some polygons, lazily, chunk by chunk."""
 
+import threading
+
 import dask
 import dask.array as da
 import geopandas as gpd
@@ -10,12 +12,13 @@ import xarray as xr
 from affine import Affine
 from odc.geo.xr import xr_coords
 
-from lczcube.burning import burn
 from lczcube.cube import GRID_ATTR, HALO_ATTR
 from lczcube.errors import GridMismatchError
 from lczcube.grid import Grid
 from lczcube.layers import chunks_of
 from lczcube.tiles import N_SEGMENTS, Rect
+
+_BURNING = threading.Lock()
 
 
 def burn_polygons(polygons: gpd.GeoSeries, grid: Grid, *, halo_px: int = 0) -> xr.DataArray:
@@ -86,5 +89,22 @@ def _burnt(outlines: npt.NDArray[np.object_], tree: shapely.STRtree, rect: Rect)
     met = outlines[np.sort(tree.query(shapely.box(rect.left, rect.top, rect.right, rect.bottom)))]
     if not len(met):
         return da.zeros(rect.shape, dtype=np.uint8, chunks=rect.shape)
-    mask = dask.delayed(burn, pure=True)(met.tolist(), rect)
+    mask = dask.delayed(_burn, pure=True)(met.tolist(), rect)
     return da.from_delayed(mask, shape=rect.shape, dtype=np.uint8)
+
+
+def _burn(outlines: list[shapely.Geometry], rect: Rect) -> npt.NDArray[np.uint8]:
+    from rasterio.features import rasterize
+
+    # Twice as large, as rasterio warns of an identity transform; and one at a time, as it changes
+    # the process's warning filters while it burns.
+    with _BURNING:
+        burnt: npt.NDArray[np.uint8] = rasterize(
+            [shapely.transform(outline, lambda xy: 2 * xy) for outline in outlines],
+            out_shape=rect.shape,
+            transform=Affine(2, 0, 2 * rect.left, 0, 2, 2 * rect.top),
+            fill=0,
+            default_value=1,
+            dtype="uint8",
+        )
+    return burnt
