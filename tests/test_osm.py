@@ -115,7 +115,7 @@ def test_a_multipolygon_keeps_its_hole(tmp_path: Path) -> None:
     assert table_of(made)["osm_type"].tolist() == ["relation"]
 
 
-@pytest.mark.parametrize("own", [{}, WOOD], ids=["tags on the ring", "tags on both"])
+@pytest.mark.parametrize("own", [{}, {"source": "Bing", "note": "lake"}, WOOD])
 def test_an_old_multipolygon_with_tags_on_its_ring_keeps_its_hole(
     tmp_path: Path, own: dict[str, str]
 ) -> None:
@@ -415,6 +415,8 @@ def test_a_date_past_the_newest_object_is_noted(tmp_path: Path) -> None:
         ("town-200101.osm.pbf", "2020-01-01T20:21:02Z", "2020-01-01T20:21:02+00:00"),
         ("town-200101.osm.pbf", "2018-05-01T20:21:02Z", "2018-05-01T20:21:02+00:00"),
         ("town-180101.osm.pbf", None, "2018-01-01T00:00:00+00:00"),
+        ("town_20180101.osm.pbf", None, "2018-01-01T00:00:00+00:00"),
+        ("town-12345678.osm.pbf", None, "2019-01-01T00:00:00+00:00"),
         ("town-2018-02-03.osm", None, "2018-02-03T00:00:00+00:00"),
         ("town.osm.pbf", None, "2019-01-01T00:00:00+00:00"),
     ],
@@ -579,6 +581,13 @@ def test_a_file_without_a_box_covers_the_hull_of_its_features(tmp_path: Path) ->
     (made,) = register(path)
     outline = gpd.GeoSeries([shapely.geometry.shape(made.item.geometry)], crs=4326).to_crs(CRS)
     assert outline.area[0] == pytest.approx(500_000, rel=0.01)
+
+
+def test_a_box_without_an_area_is_none(tmp_path: Path) -> None:
+    place = (10.8, 46.2, 10.8, 46.2)
+    path = write_osm_file(tmp_path / "a.osm.pbf", area(HOUSE, 0, 0, 20), bbox=place)
+    assert read_header(path).bbox is None
+    assert n_buildings(register(path)[0]) == 1
 
 
 def test_a_file_with_neither_box_nor_area_is_refused(tmp_path: Path) -> None:

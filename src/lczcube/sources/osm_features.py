@@ -143,7 +143,7 @@ class _Relations:
     rings : dict
         Ids of the ways of the outer rings, by multipolygon.
     untagged : dict
-        Those without a feature of their own, by way: before 2013 the tags were on the outer way.
+        Those without any key of the scheme, by way: before 2013 the tags were on the outer way.
     awaited : set
         Multipolygons that are features, and have not been met as areas.
     """
@@ -159,11 +159,12 @@ def _read_relations(path: Path, roofs: bool) -> _Relations:
     found = _Relations()
     relations: Iterator[Any] = iter(osmium.FileProcessor(path, osmium.osm.RELATION))
     for relation in relations:
-        if relation.tags.get("type") not in ("multipolygon", "boundary"):
+        tags = dict(relation.tags)
+        if tags.get("type") not in ("multipolygon", "boundary"):
             continue
         outer = tuple(m.ref for m in relation.members if m.type == "w" and m.role in _RING_ROLES)
-        matches = classify(dict(relation.tags), "multipolygon", roofs=roofs)
-        is_bare = not matches and len(relation.tags) == 1
+        matches = classify(tags, "multipolygon", roofs=roofs)
+        is_bare = tags["type"] == "multipolygon" and tags.keys().isdisjoint(KEYS)
         if matches or is_bare:
             found.rings[relation.id] = outer
         if matches:

@@ -24,7 +24,7 @@ LARGEST_UNSORTED_BYTES = 256 << 20
 """Of a file that is sorted in memory: XML of Overpass is not sorted by id."""
 
 _MOST_STATES = 8
-_DAY = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)")
+_DAY = re.compile(r"(?<!\d)(20\d{2})-?(\d{2})-?(\d{2})(?!\d)")
 _SHORT_DAY = re.compile(r"(?<!\d)(\d{2})(\d{2})(\d{2})(?=\.(?:osm|osh|pbf))")
 _NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 _ORDER = {"n": 0, "w": 1, "r": 2}
@@ -84,7 +84,7 @@ def read_header(path: Path) -> OsmHeader:
         header = reader.header()
         box = header.box()
         bbox = None
-        if box.valid():
+        if box.valid() and box.size() > 0:
             low, high = box.bottom_left, box.top_right
             bbox = (low.lon, low.lat, high.lon, high.lat)
         stamps = (header.get(f"{key}timestamp") for key in ("osmosis_replication_", ""))
