@@ -14,7 +14,7 @@ help:
 	@echo "make test           set up, lint, type-check, run the unit, integration and memory tests"
 	@echo "make test-services  tests against real servers"
 	@echo "make test-long      large or slow tests"
-	@echo "make bench          benchmarks: figures against a named naive path"
+	@echo "make bench          benchmarks: figures against a named naive path; minutes, 5 GB of disk"
 	@echo "make docs           the documentation as web pages, in site/"
 
 setup: $(INSTALLED)
@@ -53,6 +53,10 @@ layers: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/aggregate.py
+	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/load.py
+	$(BIN)/python benchmarks/npy.py
+	$(BIN)/python benchmarks/large.py
 
 docs: $(DOCS_INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict

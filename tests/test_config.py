@@ -148,7 +148,11 @@ def test_known_keys_are_those_of_the_toml_file(tmp_path: Path) -> None:
         ('models = ["xgb", "unet"]', "seed = true", "seed = True in [run]"),
         ('"raster"', '"rastr"', "source = 'rastr' in [[input]] 'image' is unknown; known: raster"),
         ('source = "raster"\n', "", "key 'source' is missing in [[input]] 'image'"),
-        ('class_column = "lcz"\n', "", "key 'class_column' is missing in [[input]] 'areas'"),
+        (
+            'class_column = "lcz"\n',
+            "",
+            "[[input]] 'areas' wants either class_column or class_set_column",
+        ),
         ('name = "image"', 'name = "../up"', "name = '../up' in [[input]] '../up'"),
     ],
 )

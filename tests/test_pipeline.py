@@ -232,6 +232,46 @@ def test_scores_name_unit_split_and_leak(done: Path) -> None:
     assert set(scores["per_city"]) == {"synthetic_north", "synthetic_south"}
 
 
+def test_a_protocol_scores_a_run_and_leaves_its_own_scores_alone(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (done / "scores.json").read_bytes()
+    scores = json.loads((done / "scores.json").read_text())
+    assert lczcube("evaluate", done, "--protocol", "culture-10") == 0
+    text = (done / "scores_culture-10.md").read_text()
+    assert text in capsys.readouterr().out
+    assert text.startswith("Protocol culture-10: So2Sat's official split")
+    found = json.loads((done / "scores_culture-10.json").read_text())
+    assert set(found["scores"]) == set(scores["scores"])
+    assert {row["split"] for row in found["scores"].values()} == {"given"}
+    assert (done / "scores.json").read_bytes() == before
+
+
+def test_a_template_lies_on_the_grid_of_its_run(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "areas.gpkg"
+    assert lczcube("template", path, "--run", done, "--city", "synthetic_south") == 0
+    grid = grid_of_run(done, "synthetic_south")
+    cells = gpd.read_file(path, layer="cells")
+    assert cells.crs == grid.crs
+    assert tuple(cells.total_bounds) == grid.bbox
+    status, error = refused(capsys, "template", tmp_path / "b.gpkg", "--run", done)
+    assert status == 2
+    assert "has synthetic_north, synthetic_south; name one with --city" in error
+
+
+def test_a_protocol_needs_features(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = city_file(world)
+    status, error = refused(
+        capsys, "evaluate", tmp_path / "r", "--config", config, "--protocol", "wudapt"
+    )
+    assert status == 1
+    assert "protocol 'wudapt' needs 'build-catalog', which is missing" in error
+
+
 def test_two_worker_processes_give_the_same_bytes_as_threads(
     done: Path, world: Path, tmp_path: Path
 ) -> None:

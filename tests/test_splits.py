@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lczcube.errors import ConfigError, LabelError
-from lczcube.labels import leakage_report, split_labels
+from lczcube.labels import Roles, leakage_report, split_labels
 
 UTM = "EPSG:32632"
-METHODS = ("given", "block", "polygon", "city", "random")
+METHODS = ("given", "block", "polygon", "city", "holdout", "random")
 
 
 def samples(n_groups=40, per_group=5, *, seed=0, n_cities=2, side_m=20000.0):
@@ -51,7 +51,7 @@ def folds_per_group(frame, split):
 
 frames = st.builds(
     samples,
-    st.integers(12, 40),
+    st.integers(17, 40),  # of four classes one then has five rows, for five folds
     st.integers(1, 6),
     seed=st.integers(0, 10_000),
 )
@@ -272,9 +272,7 @@ class TestGiven:
 
     def test_labels_without_training_rows_are_refused_with_the_splits_they_have(self):
         frame = samples(3, 1).assign(split=["validation", "testing", "testing"])
-        message = (
-            r"no row is of split training; rows have testing \(2 rows\), validation \(1 rows\)"
-        )
+        message = r"trained on; rows have testing \(2 rows\), validation \(1 rows\)"
         with pytest.raises(LabelError, match=message):
             split_labels(frame, method="given")
 
@@ -294,3 +292,71 @@ class TestRandom:
             warnings.simplefilter("error")
             split = split_labels(frame, method="random")
         assert any(w.startswith("LCZ 17 has 1 rows") for w in split.warnings)
+
+
+class TestRoles:
+    def frame(self):
+        return samples(12, 2).assign(
+            city=np.repeat(["nairobi", "paris"], 12),
+            split=np.tile(["validation", "testing"] * 3 + ["training"] * 6, 2),
+        )
+
+    def test_a_city_names_the_splits_it_trains_on_and_is_scored_on(self):
+        frame = self.frame()
+        roles = {"nairobi": Roles(donors=("validation",), evaluate_on=("testing",))}
+        split = split_labels(frame, method="given", roles=roles)
+        train, test = split.train_test(0)
+        used = frame.assign(role="").reset_index(drop=True)
+        used.loc[train, "role"], used.loc[test, "role"] = "trained", "scored"
+        found = used.groupby(["city", "split"])["role"].unique().map(list).to_dict()
+        assert found == {
+            ("nairobi", "validation"): ["trained"],
+            ("nairobi", "testing"): ["scored"],
+            ("nairobi", "training"): [""],
+            ("paris", "training"): ["trained"],
+            ("paris", "validation"): ["scored"],
+            ("paris", "testing"): ["scored"],
+        }
+        assert "given split leaves out training (6 rows)." in split.warnings
+
+    def test_a_split_with_two_roles_is_refused(self):
+        roles = {"paris": Roles(donors=("testing",))}
+        with pytest.raises(ConfigError, match="'paris' has split 'testing' among its donors"):
+            split_labels(self.frame(), method="given", roles=roles)
+
+
+class TestHoldout:
+    @settings(max_examples=25, deadline=None)
+    @given(frames, st.integers(0, 99), st.sampled_from([0.2, 0.3, 0.5]))
+    def test_whole_groups_of_every_class_are_held_out_in_its_share(self, frame, seed, share):
+        split = split_labels(frame, method="holdout", seed=seed, test_share=share)
+        assert folds_per_group(frame, split).max() == 1
+        assert set(split.folds) <= {-1, 0}
+        held = frame.assign(held=split.folds == 0).groupby(["lcz", "group"])["held"].first()
+        for _, of_class in held.groupby("lcz"):
+            n = len(of_class)
+            assert of_class.sum() == min(max(1, round(share * n)), n - 1)
+
+    def test_another_seed_holds_out_others_and_the_order_of_rows_changes_nothing(self):
+        frame = samples(40, 3)
+        first, second = (split_labels(frame, method="holdout", seed=s).folds for s in (0, 1))
+        assert (first != second).any()
+        order = np.random.default_rng(0).permutation(len(frame))
+        shuffled = split_labels(frame.iloc[order], method="holdout", seed=0)
+        np.testing.assert_array_equal(shuffled.folds, first[order])
+
+    def test_a_class_of_one_group_is_trained_on_and_said(self):
+        frame = samples(5, 2).assign(lcz=np.repeat([1, 1, 1, 1, 9], 2).astype(np.uint8))
+        split = split_labels(frame, method="holdout")
+        assert (split.folds[frame["lcz"] == 9] == -1).all()
+        assert "LCZ 9 has one group, which is trained on: it is never evaluated." in split.warnings
+
+    def test_classes_of_one_group_each_cannot_be_held_out(self):
+        frame = samples(3, 2).assign(lcz=np.repeat([1, 2, 3], 2).astype(np.uint8))
+        with pytest.raises(LabelError, match="every class has one group"):
+            split_labels(frame, method="holdout")
+
+    @pytest.mark.parametrize("share", [0, 1, -0.5])
+    def test_a_share_that_is_none_is_refused(self, share):
+        with pytest.raises(ConfigError, match=f"test_share = {share}"):
+            split_labels(samples(), method="holdout", test_share=share)

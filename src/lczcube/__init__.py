@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lczcube.catalog import build_catalog, open_catalog
     from lczcube.config import read_config
-    from lczcube.cube import decode, open_cube
+    from lczcube.cube import decode, open_cube, open_cubes
     from lczcube.evaluate import score
     from lczcube.grid import Grid
-    from lczcube.labels import leakage_report, read_labels, split_labels
+    from lczcube.labels import leakage_report, read_labels, split_labels, write_template
     from lczcube.labels.samples import build_samples
     from lczcube.models import fit_xgb, load_model, predict
     from lczcube.pipeline import plan
@@ -37,6 +37,7 @@ __all__ = [
     "load_model",
     "open_catalog",
     "open_cube",
+    "open_cubes",
     "open_run",
     "plan",
     "predict",
@@ -46,6 +47,7 @@ __all__ = [
     "score",
     "split_labels",
     "write_product",
+    "write_template",
 ]
 
 _HOMES = {
@@ -62,6 +64,7 @@ _HOMES = {
     "load_model": "models",
     "open_catalog": "catalog",
     "open_cube": "cube",
+    "open_cubes": "cube",
     "open_run": "runfolder",
     "plan": "pipeline",
     "predict": "models",
@@ -71,6 +74,7 @@ _HOMES = {
     "score": "evaluate",
     "split_labels": "labels",
     "write_product": "products",
+    "write_template": "labels",
 }
 
 

@@ -263,7 +263,8 @@ def _value(
     counts = is_valid & (lower >= MIN_SHARE * px_area)
     value = np.full(is_valid.shape, np.nan)
     value[is_valid] = np.nan if quantity.empty is None else quantity.empty
-    value[counts] = upper[counts] if quantity.rule == "sum" else upper[counts] / lower[counts]
+    mean = upper[counts] if quantity.rule == "sum" else upper[counts] / lower[counts]
+    value[counts] = mean * quantity.scale + quantity.offset
     if quantity.rule == "fraction_at_least":
         np.clip(value, 0, 1, out=value)
     return value.astype(np.float32)

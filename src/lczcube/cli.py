@@ -17,6 +17,7 @@ from lczcube import __version__
 from lczcube.errors import LczcubeError
 
 if TYPE_CHECKING:
+    from lczcube.grid import Grid
     from lczcube.runfolder import Run
 
 app = App(
@@ -137,7 +138,14 @@ def describe(folder: Path, /, *, config: Path | None = None, seams: bool = False
 
 @app.command
 def synth(
-    out: Path, /, *, cities: int = 2, km: float = 6.0, seed: int = 7, dry_run: bool = False
+    out: Path,
+    /,
+    *,
+    cities: int = 2,
+    km: float = 6.0,
+    layers: str = "alphaearth",
+    seed: int = 7,
+    dry_run: bool = False,
 ) -> None:
     """Write a small synthetic world: inputs, labels, the true map, and its world.toml.
 
@@ -149,21 +157,63 @@ def synth(
         Number of cities, in different UTM zones and hemispheres.
     km
         Side of each city, km.
+    layers
+        Inputs to write, each in its publisher's format, with commas between; "all" for all.
     seed
         Seed of everything random.
     dry_run
         Print what would be written and how large it is; write nothing.
     """
+    from lczcube.synth.layers import LAYERS
+
+    names = tuple(LAYERS) if layers == "all" else tuple(name.strip() for name in layers.split(","))
     if dry_run:
         from lczcube.plans import plan_world
 
-        print(plan_world(out, cities=cities, km=km, seed=seed))
+        print(plan_world(out, cities=cities, km=km, seed=seed, layers=names))
         return
     from lczcube.synth import write_world
 
-    world = write_world(out, cities=cities, km=km, seed=seed)
+    world = write_world(out, cities=cities, km=km, seed=seed, layers=names)
     print(f"synthetic world of {cities} cities: {Path(out) / 'world.toml'}")
     print(f"Bayes-optimal accuracy on pure cells: {world.bayes_accuracy:.3f}")
+
+
+@app.command
+def template(
+    path: Path, /, *, run: Path | None = None, city: str | None = None, crs: str = "EPSG:4326"
+) -> None:
+    """Write an empty GeoPackage to draw training areas in, styled for QGIS.
+
+    Parameters
+    ----------
+    path
+        A new file, AREAS.gpkg.
+    run
+        Run folder: draw in its city's CRS, with the cells of its grid as a second layer.
+    city
+        City of the run; default: its only one.
+    crs
+        CRS to draw in, without a run.
+    """
+    from lczcube.labels import write_template
+
+    grid = None if run is None else _grid_of(run, city)
+    print(f"template {write_template(path, grid=grid, crs=crs)}")
+
+
+def _grid_of(folder: Path, city: str | None) -> "Grid":
+    from lczcube.errors import ConfigError
+    from lczcube.runfolder import open_run
+
+    run = open_run(folder)
+    if city is None and len(run.cities) == 1:
+        return run.grids[run.cities[0]]
+    if city not in run.cities:
+        raise ConfigError(
+            f"city = {city!r}: {folder} has {', '.join(run.cities)}; name one with --city."
+        )
+    return run.grids[city]
 
 
 @app.command
@@ -212,9 +262,32 @@ for _name, _summary in (
     ("propagate", "Pseudo-labels from the nearest labelled features."),
     ("train", "Fit the models on labels and pseudo-labels."),
     ("predict", "Write the maps: Zarr and PNG."),
-    ("evaluate", "Cross-validate the models and print their scores."),
 ):
     _stage_command(_name, _summary)
+
+
+@app.command
+def evaluate(
+    folder: Path,
+    /,
+    *,
+    protocol: str | None = None,
+    config: Path | None = None,
+    options: Options | None = None,
+) -> None:
+    """Cross-validate the models and print their scores.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    protocol
+        Split and score as published tables do: wudapt, culture-10, leave-one-city-out, block-cv,
+        polygon-cv, random. Default: as the city file says.
+    config
+        City file; default: the one the folder was made with.
+    """
+    _stages(["evaluate"], folder, config, options or Options(), protocol=protocol)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -256,12 +329,13 @@ def _stages(
     options: Options,
     *,
     write: bool = False,
+    protocol: str | None = None,
 ) -> None:
     if options.verbose:
         import logging
 
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    from lczcube.pipeline import plan, run_stages
+    from lczcube.pipeline import plan, run_stages, score_run
     from lczcube.runfolder import open_run
     from lczcube.runtime import n_cores, open_scheduler
     from lczcube.stages import write_cubes
@@ -278,6 +352,9 @@ def _stages(
         print(plan(run))
         return
     with open_scheduler(options.cluster, n_workers=options.workers):
+        if protocol is not None:
+            print(score_run(run, protocol))
+            return
         reports = run_stages(run, names, overwrite=options.overwrite)
         if write:
             print(write_cubes(run, overwrite=options.overwrite))

@@ -35,10 +35,16 @@ class City(Table):
         ``(minx, miny, maxx, maxy)``, EPSG:4326, degrees.
     crs : str, optional
         CRS of the city's grid. Default: that of the anchor, else the UTM zone of the centre.
+    donors, evaluate_on : tuple of str
+        With ``split = "given"``: the publisher's splits that are trained on, and those that are
+        scored. All of Nairobi's So2Sat patches lie in validation and testing, so there:
+        ``donors = ["validation"]``, ``evaluate_on = ["testing"]``.
     """
 
     bbox: Annotated[BBox, Field(strict=False)]
     crs: str | None = None
+    donors: Names = ("training",)
+    evaluate_on: Annotated[Names, Field(min_length=1)] = ("validation", "testing")
 
 
 class GridTable(Table):
@@ -101,7 +107,7 @@ class RunTable(Table):
     engine : str
         What reads the files: ``native``, ``odc`` or ``stackstac``.
     split : str
-        How folds are made: ``given``, ``block``, ``polygon``, ``city`` or ``random``.
+        How folds are made: ``given``, ``block``, ``polygon``, ``city``, ``holdout`` or ``random``.
     folds, repeats : int
         Number of folds, and of seeds (``seed`` … ``seed + repeats - 1``).
     seed : int
@@ -123,7 +129,7 @@ class RunTable(Table):
     nearest_year: bool = False
     missing: Literal["refuse", "drop_layer", "indicator"] = "refuse"
     engine: Literal["native", "odc", "stackstac"] = "native"
-    split: Literal["given", "block", "polygon", "city", "random"] = "polygon"
+    split: Literal["given", "block", "polygon", "city", "holdout", "random"] = "polygon"
     folds: Annotated[int, Field(ge=2)] = 5
     repeats: Count = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -357,6 +363,7 @@ def _require_consistent(config: CityFile) -> None:
     _require_unique_names(config)
     for name, city in config.cities.items():
         _require_bbox(name, city)
+        _require_roles(name, city)
     for entry in config.inputs:
         _require_city(entry, config)
     if grid.anchor is not None:
@@ -382,6 +389,15 @@ def _require_bbox(name: str, city: City) -> None:
         raise ConfigError(
             f"bbox = {list(city.bbox)} in [city.{name}] is no box in EPSG:4326; it is "
             "[west, south, east, north] in degrees, west below east and south below north."
+        )
+
+
+def _require_roles(name: str, city: City) -> None:
+    both = sorted({*city.donors} & {*city.evaluate_on})
+    if both:
+        raise ConfigError(
+            f"[city.{name}] has split {both[0]!r} in donors and in evaluate_on; what is trained on "
+            "is not scored. Name it once."
         )
 
 

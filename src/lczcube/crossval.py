@@ -1,22 +1,39 @@
 """Cross-validation: every model on the same folds, seed by seed, scored on what it has not seen."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
-from lczcube.evaluate import Comparison, Scores, compare, score
+from lczcube.evaluate import Comparison, Scores, Unit, compare, score
 from lczcube.grid import Grid
-from lczcube.labels import LeakageReport, Split, leakage_report, split_labels
+from lczcube.labels import LeakageReport, Roles, Split, leakage_report, split_labels
 from lczcube.labels.samples import sample_frame, sample_squares
-from lczcube.labels.splits import Method
+from lczcube.labels.splits import UNUSED, Method
 from lczcube.lcz import NODATA
 
-Predictor = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[np.uint8]]
-"""``(train, test, seed)``, positions of samples, gives the ``lcz`` of the test samples."""
+
+class Predicted(NamedTuple):
+    """What a model says of samples.
+
+    Attributes
+    ----------
+    lcz : numpy.ndarray
+        uint8, shape (n,), 0 for no prediction.
+    confidence : numpy.ndarray
+        float32, shape (n,): probability of that class, 0-1; anything where ``lcz`` is 0.
+    """
+
+    lcz: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.float32]
+
+
+Predictor = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], Predicted]
+"""``(train, test, seed)``, positions of samples, gives what is predicted of the test samples."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,8 @@ class CrossValidation:
         The first candidate against each other one, paired, on the seeds that both have.
     per_city : dict
         ``{city: {candidate: Scores}}`` where there are several cities.
+    per_seed : dict
+        ``{candidate: (metrics, ...)}``: of every seed, for its spread.
     warnings : tuple of str
         What the split says of itself.
     """
@@ -57,6 +76,7 @@ class CrossValidation:
     scores: Mapping[str, Scores]
     comparisons: tuple[Comparison, ...]
     per_city: Mapping[str, Mapping[str, Scores]]
+    per_seed: Mapping[str, tuple[Mapping[str, float | None], ...]]
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,6 +88,7 @@ class CrossValidation:
                 city: {name: scores.to_dict() for name, scores in by_name.items()}
                 for city, by_name in self.per_city.items()
             },
+            "per_seed": {name: list(seeds) for name, seeds in self.per_seed.items()},
             "warnings": list(self.warnings),
         }
 
@@ -81,6 +102,7 @@ def cross_validate(
     folds: int,
     seeds: Sequence[int],
     progress: Callable[[str], None],
+    roles: Mapping[str, Roles] | None = None,
 ) -> CrossValidation:
     """Scores of candidates over seeds and folds; fits every model of every fold.
 
@@ -97,93 +119,182 @@ def cross_validate(
     folds : int
         Number of folds.
     seeds : sequence of int
-        One complete set of folds each; the model takes the same seed.
+        One complete set of folds, or one hold-out, each; the model takes the same seed.
     progress : callable
         Told of every seed and candidate.
+    roles : mapping of str to Roles, optional
+        What the publisher's splits are for, by city.
     """
     frame = sample_frame(samples)
-    splits = [split_labels(frame, method=method, folds=folds, seed=seed) for seed in seeds]
-    evaluated = np.flatnonzero(splits[0].folds >= 0)
-    predicted: dict[str, npt.NDArray[np.uint8]] = {}
-    for candidate in candidates:
-        own = splits[: candidate.repeats or len(splits)]
-        predicted[candidate.name] = np.stack(
-            [_out_of_fold(candidate, split, len(frame), progress) for split in own]
-        )[:, evaluated]
-    truth = frame["lcz"].to_numpy()[evaluated]
-    groups = frame["group"].to_numpy()[evaluated]
-    leakage = _leakage(samples, splits[0], grids)
-    name_of_split = f"{method}, {splits[0].n_folds} folds"
+    splits = [
+        split_labels(frame, method=method, folds=folds, seed=seed, roles=roles) for seed in seeds
+    ]
+    out_of_fold = {
+        candidate.name: [
+            _out_of_fold(candidate, split, len(frame), progress)
+            for split in splits[: candidate.repeats or len(splits)]
+        ]
+        for candidate in candidates
+    }
+    evaluation = _Evaluation(frame, splits, samples.attrs["unit"], _leakage(samples, splits, grids))
+    cities = sorted(set(frame["city"])) if frame["city"].nunique() > 1 else []
+    return CrossValidation(
+        scores={name: evaluation.score(found) for name, found in out_of_fold.items()},
+        comparisons=evaluation.compare_first(out_of_fold),
+        per_city={
+            city: {name: evaluation.score(found, city) for name, found in out_of_fold.items()}
+            for city in cities
+            if evaluation.has(city)
+        },
+        per_seed={name: evaluation.per_seed(found) for name, found in out_of_fold.items()},
+        warnings=(
+            *dict.fromkeys(w for split in splits for w in split.warnings),
+            *_leak_of_unused(samples, splits[0], grids),
+        ),
+    )
 
-    def scored(rows: npt.NDArray[np.intp], name: str) -> Scores:
+
+Predictions = Sequence[Predicted]
+"""Of all samples, one a seed; ``lcz`` is 0 where the seed does not evaluate a sample."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """What predictions of folds are scored on.
+
+    Folds evaluate the same samples with every seed, and scores are means over seeds. A hold-out
+    evaluates others: then all of them count, each as often as it was held out.
+    """
+
+    frame: pd.DataFrame
+    splits: Sequence[Split]
+    unit: Unit
+    leakage: LeakageReport
+
+    def score(self, found: Predictions, city: str | None = None) -> Scores:
+        rows = self._rows(len(found), city)
         return score(
-            truth[rows],
-            predicted[name][:, rows],
-            unit=samples.attrs["unit"],
-            split=name_of_split,
-            groups=groups[rows],
-            leakage=leakage,
-            seed=seeds[0],
+            self.frame["lcz"].to_numpy()[rows],
+            self._taken([one.lcz for one in found], city),
+            confidence=self._taken([one.confidence for one in found], city),
+            unit=self.unit,
+            split=self._split_name(len(found)),
+            groups=self.frame["group"].to_numpy()[rows],
+            leakage=self.leakage,
+            seed=self.splits[0].seed,
         )
 
-    cities = frame["city"].to_numpy()[evaluated]
-    everything = np.arange(len(truth))
-    return CrossValidation(
-        scores={name: scored(everything, name) for name in predicted},
-        comparisons=_comparisons(truth, predicted, groups, seeds[0]),
-        per_city={
-            city: {name: scored(np.flatnonzero(cities == city), name) for name in predicted}
-            for city in (sorted(set(cities)) if len(set(cities)) > 1 else [])
-        },
-        warnings=tuple(dict.fromkeys(w for split in splits for w in split.warnings)),
-    )
+    def per_seed(self, found: Predictions) -> tuple[Mapping[str, float | None], ...]:
+        scores = self.score(found)
+        if len(scores.repeats) == len(found):
+            return scores.repeats
+        alone = (
+            score(
+                self.frame["lcz"].to_numpy()[split.folds >= 0],
+                one.lcz[split.folds >= 0],
+                unit=self.unit,
+                split=split.name,
+                leakage=self.leakage,
+                n_boot=0,
+            )
+            for split, one in zip(self.splits, found, strict=False)
+        )
+        return tuple(scores.repeats[0] for scores in alone)
+
+    def compare_first(self, out_of_fold: Mapping[str, Predictions]) -> tuple[Comparison, ...]:
+        """The first candidate against each other one, on the seeds that both were run with."""
+        first, *others = out_of_fold
+        return tuple(self._compare(first, other, out_of_fold) for other in others)
+
+    def has(self, city: str) -> bool:
+        return bool(self._rows(1, city).size)
+
+    def _compare(self, a: str, b: str, out_of_fold: Mapping[str, Predictions]) -> Comparison:
+        n = min(len(out_of_fold[a]), len(out_of_fold[b]))
+        rows = self._rows(n, None)
+        found = compare(
+            self.frame["lcz"].to_numpy()[rows],
+            self._taken([one.lcz for one in out_of_fold[a][:n]], None),
+            self._taken([one.lcz for one in out_of_fold[b][:n]], None),
+            groups=self.frame["group"].to_numpy()[rows],
+            seed=self.splits[0].seed,
+            names=(a, b),
+            group_noun="label groups",
+        )
+        return replace(found, repeats=(n, n))
+
+    @property
+    def _is_holdout(self) -> bool:
+        return self.splits[0].method == "holdout"
+
+    def _split_name(self, n_seeds: int) -> str:
+        if self._is_holdout:
+            return f"holdout, {n_seeds} draws"
+        name = self.splits[0].method
+        return name if name == "given" else f"{name}, {self.splits[0].n_folds} folds"
+
+    def _rows(self, n_seeds: int, city: str | None) -> npt.NDArray[np.intp]:
+        parts = self._rows_of_splits(city)
+        return np.concatenate(parts[:n_seeds]) if self._is_holdout else parts[0]
+
+    def _rows_of_splits(self, city: str | None) -> list[npt.NDArray[np.intp]]:
+        here = np.ones(len(self.frame), bool) if city is None else self.frame["city"] == city
+        return [np.flatnonzero((split.folds >= 0) & here) for split in self.splits]
+
+    def _taken(self, values: Sequence[npt.NDArray[Any]], city: str | None) -> npt.NDArray[Any]:
+        """Values of the samples that are scored: ``(seed, n)``, or ``(n,)`` of all hold-outs."""
+        parts = self._rows_of_splits(city)
+        if self._is_holdout:
+            return np.concatenate([v[rows] for v, rows in zip(values, parts, strict=False)])
+        return np.stack([v[parts[0]] for v in values])
 
 
 def _out_of_fold(
     candidate: Candidate, split: Split, n_samples: int, progress: Callable[[str], None]
-) -> npt.NDArray[np.uint8]:
+) -> Predicted:
     progress(f"evaluate: {candidate.name}, seed {split.seed}")
-    predicted = np.full(n_samples, NODATA, dtype=np.uint8)
+    found = Predicted(np.full(n_samples, NODATA, np.uint8), np.zeros(n_samples, np.float32))
     for fold in range(split.n_folds):
         train, test = split.train_test(fold)
-        predicted[test] = candidate.predict(train, test, split.seed)
-    return predicted
+        found.lcz[test], confidence = candidate.predict(train, test, split.seed)
+        found.confidence[test] = np.nan_to_num(confidence)
+    return found
 
 
-def _comparisons(
-    truth: npt.NDArray[np.uint8],
-    predicted: Mapping[str, npt.NDArray[np.uint8]],
-    groups: npt.NDArray[Any],
-    seed: int,
-) -> tuple[Comparison, ...]:
-    """The first candidate against each other one, on the seeds that both were run with."""
-    first, *others = predicted
-    pairs = ((other, min(len(predicted[first]), len(predicted[other]))) for other in others)
-    return tuple(
-        compare(
-            truth,
-            predicted[first][:n_seeds],
-            predicted[other][:n_seeds],
-            groups=groups,
-            seed=seed,
-            names=(first, other),
-            group_noun="label groups",
-        )
-        for other, n_seeds in pairs
-    )
-
-
-def _leakage(samples: xr.Dataset, split: Split, grids: Mapping[str, Grid]) -> LeakageReport:
-    cities = samples["city"].values
-    reports = []
-    for fold in range(split.n_folds):
-        train, test = split.train_test(fold)
-        for city, grid in grids.items():
-            mine = [rows[cities[rows] == city] for rows in (train, test)]
-            if len(mine[1]):
-                squares = [
-                    sample_squares(samples.isel(sample=rows), grid, side_m=grid.cell_m)
-                    for rows in mine
-                ]
-                reports.append(leakage_report(*squares))
+def _leakage(
+    samples: xr.Dataset, splits: Sequence[Split], grids: Mapping[str, Grid]
+) -> LeakageReport:
+    """Of the folds of the first seed, or of every hold-out; each city in its CRS."""
+    measured = splits if splits[0].method == "holdout" else splits[:1]
+    reports = [
+        report
+        for split in measured
+        for fold in range(split.n_folds)
+        for report in _leakage_of(samples, split.train_test(fold), grids)
+    ]
     return LeakageReport.pooled(reports)
+
+
+def _leakage_of(
+    samples: xr.Dataset,
+    train_test: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]],
+    grids: Mapping[str, Grid],
+) -> Iterator[LeakageReport]:
+    cities = samples["city"].values
+    for city, grid in grids.items():
+        train, test = (rows[cities[rows] == city] for rows in train_test)
+        if len(test):
+            yield leakage_report(
+                *(
+                    sample_squares(samples.isel(sample=rows), grid, side_m=grid.cell_m)
+                    for rows in (train, test)
+                )
+            )
+
+
+def _leak_of_unused(samples: xr.Dataset, split: Split, grids: Mapping[str, Grid]) -> Iterator[str]:
+    """How near the samples that are not used lie: what fitting anything on them would leak."""
+    unused, test = np.flatnonzero(split.folds == UNUSED), np.flatnonzero(split.folds >= 0)
+    if len(unused):
+        report = LeakageReport.pooled(list(_leakage_of(samples, (unused, test), grids)))
+        yield f"{len(unused)} samples are not used; were they trained on: {report}."

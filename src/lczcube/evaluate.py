@@ -10,12 +10,29 @@ import numpy.typing as npt
 from lczcube.errors import ConfigError, LabelError
 from lczcube.labels import LeakageReport
 from lczcube.lcz import N_CLASSES, require_codes
+from lczcube.metrics import (
+    METRICS,
+    calibration_error,
+    class_f1,
+    class_iou,
+    class_precision,
+    class_recall,
+)
+from lczcube.metrics import coverage as coverage_of
 
 Unit = Literal["patch", "pixel", "polygon", "cell"]
 
 UNITS: tuple[str, ...] = get_args(Unit)
 
-METRICS = ("oa", "macro_f1", "kappa")
+TABLE_METRICS = {
+    "oa": "OA",
+    "oa_u": "OA_u",
+    "oa_bu": "OA_bu",
+    "oa_w": "OA_w",
+    "macro_f1": "macro F1",
+    "kappa": "kappa",
+}
+"""Metrics of the tables, and their headings."""
 
 ROUND_DIGITS = 6
 """Digits of the floats in :meth:`Scores.to_dict`: two runs then write the same bytes."""
@@ -38,8 +55,8 @@ class ClassScore:
         Share of the predictions of the class that are right; None if it is never predicted.
     recall : float or None
         Share of the reference of the class that is found; None if the reference has none.
-    f1 : float
-        Harmonic mean of the two; 0 where nothing is right.
+    f1, iou : float
+        Harmonic mean of the two; intersection over union. 0 where nothing is right.
     support : int
         Units of the class in the reference.
     """
@@ -47,6 +64,7 @@ class ClassScore:
     precision: float | None
     recall: float | None
     f1: float
+    iou: float
     support: int
 
 
@@ -60,8 +78,8 @@ class Scores:
         What one prediction stands for: ``patch``, ``pixel``, ``polygon`` or ``cell``.
     split : str
         How training and evaluation were kept apart, in words (:attr:`Split.name`).
-    leakage : LeakageReport or None
-        How near evaluation lay to training; None if not measured.
+    leakage : LeakageReport
+        How near evaluation lay to training.
     n : int
         Units in the reference.
     n_groups : int
@@ -70,10 +88,12 @@ class Scores:
         Predictions per unit, one a seed; every score is the mean over them.
     coverage : float
         Share of the units with a prediction. A unit without one (code 0) counts as wrong.
-    oa, macro_f1 : float
-        Overall accuracy; F1 averaged over the classes of the reference.
-    kappa : float or None
-        Cohen's kappa; None where it is not defined: reference and prediction hold one class only.
+    metrics : mapping of str to float or None
+        By name of :data:`lczcube.metrics.METRICS`: ``oa``, ``oa_u``, ``oa_bu``, ``oa_w``,
+        ``kappa``, ``kappa_w``, ``macro_f1``, ``mean_iou``, ``balanced_accuracy``; None where not
+        defined.
+    calibration_error : float or None
+        Expected calibration error of the units with a prediction; None without confidences.
     per_class : mapping of int to ClassScore
         By code, for classes of the reference or of the prediction.
     confusion : numpy.ndarray
@@ -84,19 +104,18 @@ class Scores:
     n_boot, seed : int
         Draws of the bootstrap, and their seed.
     repeats : tuple of mapping
-        Per repeat: ``oa``, ``macro_f1``, ``kappa``, ``coverage``.
+        Per repeat: the metrics, and ``coverage``.
     """
 
     unit: str
     split: str
-    leakage: LeakageReport | None
+    leakage: LeakageReport
     n: int
     n_groups: int
     n_repeats: int
     coverage: float
-    oa: float
-    macro_f1: float
-    kappa: float | None
+    metrics: Mapping[str, float | None]
+    calibration_error: float | None
     per_class: Mapping[int, ClassScore]
     confusion: npt.NDArray[np.int64]
     intervals: Mapping[str, Interval | None]
@@ -104,12 +123,31 @@ class Scores:
     seed: int
     repeats: tuple[Mapping[str, float | None], ...]
 
+    def __post_init__(self) -> None:
+        _require_named(self.unit, self.split, self.leakage)
+
+    @property
+    def oa(self) -> float:
+        """Overall accuracy."""
+        return self.metrics["oa"] or 0.0
+
+    @property
+    def macro_f1(self) -> float:
+        """F1, mean over the classes of the reference."""
+        return self.metrics["macro_f1"] or 0.0
+
+    @property
+    def kappa(self) -> float | None:
+        """Cohen's kappa."""
+        return self.metrics["kappa"]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: keys sorted, floats rounded to 6 digits."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["per_class"] = {str(code): vars(row) for code, row in self.per_class.items()}
         values["confusion"] = self.confusion.tolist()
-        values["leakage"] = None if self.leakage is None else self.leakage.to_dict()
+        values["leakage"] = self.leakage.to_dict()
+        values |= values.pop("metrics")
         plain: dict[str, Any] = _plain(values)
         return plain
 
@@ -127,7 +165,7 @@ class Comparison:
     repeats : tuple of int
         Seeds that each of the two was run with.
     differences : mapping of str to float or None
-        By metric (``oa``, ``macro_f1``, ``kappa``): A minus B, means over repeats.
+        By metric: A minus B, means over repeats.
     intervals : mapping of str to tuple or None
         By metric: 95 % interval of the difference, both scored on the same draws of groups.
     resolved : bool
@@ -161,12 +199,13 @@ def score(
     *,
     unit: Unit,
     split: str,
+    leakage: LeakageReport,
     groups: npt.ArrayLike | None = None,
-    leakage: LeakageReport | None = None,
+    confidence: npt.ArrayLike | None = None,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Scores:
-    """Overall accuracy, macro F1, kappa and scores per class, with a bootstrap over groups.
+    """Accuracies, kappas, F1, IoU and scores per class, with a bootstrap over groups.
 
     Parameters
     ----------
@@ -179,12 +218,14 @@ def score(
         What one prediction stands for.
     split : str
         How training and evaluation were kept apart, in words.
+    leakage : LeakageReport
+        Of the training and evaluation rows behind the predictions.
     groups : array_like of str, optional
         The polygon (or block, or city) of each unit, shape (n,). Units of one group are alike, so
         groups are drawn, not units. Default: every unit its own group, which is too sure where
         units overlap or touch.
-    leakage : LeakageReport, optional
-        Of the training and evaluation rows behind the predictions.
+    confidence : array_like of float, optional
+        Probability of the predicted class, 0-1, in the shape of ``lcz_predicted``.
     n_boot : int
         Draws. Default 1000; 0 for no intervals.
     seed : int
@@ -204,21 +245,22 @@ def score(
 
     Notes
     -----
-    Macro F1 is the mean over the classes of the reference, in each draw those of the draw. Draws
-    in which kappa is not defined are left out of its interval.
+    Means over classes are over those of the reference, in each draw those of the draw. Draws in
+    which a metric is not defined are left out of its interval.
 
     Examples
     --------
-    >>> scores = score([1, 1, 2], [1, 2, 2], unit="patch", split="city, 2 folds")
+    >>> from lczcube.labels import LeakageReport
+    >>> apart = LeakageReport(share_touching=0.0, shared_area_m2=0.0, nearest_m=5e5, n_test=3)
+    >>> scores = score([1, 1, 2], [1, 2, 2], unit="patch", split="city, 2 folds", leakage=apart)
     >>> round(scores.oa, 3), scores.n_groups
     (0.667, 3)
     """
-    _require_named(unit, split)
     true, predicted = _codes(lcz_true, lcz_predicted)
     tally = _tally(true, predicted, groups)
-    repeats = tuple(_metrics_of(true, row) for row in predicted)
-    draws = _draw(tally, n_boot=n_boot, seed=seed)
-    means = {name: _mean([repeat[name] for repeat in repeats]) for name in (*METRICS, "coverage")}
+    confusion = tally.confusion()
+    repeats = _repeats(confusion)
+    means = {name: _mean([repeat[name] for repeat in repeats]) for name in repeats[0]}
     return Scores(
         unit=unit,
         split=split,
@@ -226,13 +268,12 @@ def score(
         n=true.size,
         n_groups=tally.n_groups,
         n_repeats=len(predicted),
-        coverage=means["coverage"] or 0.0,
-        oa=means["oa"] or 0.0,
-        macro_f1=means["macro_f1"] or 0.0,
-        kappa=means["kappa"],
-        per_class=_per_class(true, predicted),
-        confusion=tally.confusion().sum(axis=0)[:, 1:].astype(np.int64),
-        intervals=_intervals(_mean_defined(draws)),
+        coverage=means.pop("coverage") or 0.0,
+        metrics=means,
+        calibration_error=_calibration(true, predicted, confidence),
+        per_class=_per_class(confusion),
+        confusion=confusion.sum(axis=0)[:, 1:].astype(np.int64),
+        intervals=_intervals(_mean_defined(_draw(tally, n_boot=n_boot, seed=seed))),
         n_boot=n_boot,
         seed=seed,
         repeats=repeats,
@@ -315,7 +356,7 @@ def scores_table(rows: Sequence[tuple[str, Scores]]) -> str:
     -------
     str
         Lines without a trailing line break. Brackets hold the 95 % interval over groups;
-        ``touching`` is the share of evaluation patches that touch training, ``-`` if not measured.
+        ``touching`` is the share of evaluation patches that touch training.
     """
     header = (
         "scored",
@@ -323,9 +364,7 @@ def scores_table(rows: Sequence[tuple[str, Scores]]) -> str:
         "split",
         "n",
         "groups",
-        "OA",
-        "macro F1",
-        "kappa",
+        *TABLE_METRICS.values(),
         "coverage",
         "touching",
     )
@@ -346,7 +385,7 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
         Lines without a trailing line break. Brackets hold the 95 % interval of the difference over
         draws of groups, both scored on the same draws.
     """
-    header = ("difference", "seeds", "n", "groups", "OA", "macro F1", "kappa")
+    header = ("difference", "seeds", "n", "groups", *TABLE_METRICS.values())
     rows = [
         (
             " - ".join(found.names),
@@ -355,7 +394,7 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
             str(found.n_groups),
             *(
                 _with_interval(found.differences[metric], found.intervals[metric], signed=True)
-                for metric in ("oa", "macro_f1", "kappa")
+                for metric in TABLE_METRICS
             ),
         )
         for found in comparisons
@@ -374,11 +413,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _require_named(unit: str, split: str) -> None:
+def _require_named(unit: str, split: str, leakage: LeakageReport) -> None:
     if unit not in UNITS:
         raise ConfigError(f"unit = {unit!r} is unknown; a score is per {', '.join(UNITS)}.")
     if not split.strip():
         raise ConfigError("split is empty; a score names how training and evaluation were split.")
+    if not isinstance(leakage, LeakageReport):
+        raise ConfigError(
+            f"leakage = {leakage!r} is no LeakageReport; a score says how near evaluation lay to "
+            "training. Measure it: leakage_report(train, test)."
+        )
 
 
 def _codes(
@@ -454,20 +498,32 @@ def _group_numbers(
     return numbers.astype(np.int64), unique.size
 
 
-def _metrics_of(
-    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]
-) -> dict[str, float | None]:
-    from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+def _repeats(confusion: FloatArray) -> tuple[dict[str, float | None], ...]:
+    """Metrics and coverage of each repeat, of matrices (repeat, 17, 18)."""
+    values = {name: metric(confusion) for name, metric in METRICS.items()}
+    values["coverage"] = coverage_of(confusion)
+    return tuple(
+        {name: _defined(value[i]) for name, value in values.items()} for i in range(len(confusion))
+    )
 
-    one_class = np.unique(np.concatenate([true, predicted])).size == 1
-    return {
-        "oa": float(accuracy_score(true, predicted)),
-        "macro_f1": float(
-            f1_score(true, predicted, labels=np.unique(true), average="macro", zero_division=0.0)
-        ),
-        "kappa": None if one_class else float(cohen_kappa_score(true, predicted)),
-        "coverage": float((predicted > 0).mean()),
-    }
+
+def _calibration(
+    true: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    confidence: npt.ArrayLike | None,
+) -> float | None:
+    if confidence is None:
+        return None
+    sure = np.atleast_2d(np.asarray(confidence, dtype=np.float64))
+    if sure.shape != predicted.shape:
+        raise LabelError(
+            f"confidence of shape {sure.shape} for predictions of shape {predicted.shape}; give "
+            "one a prediction."
+        )
+    is_known = predicted > 0
+    if not is_known.any():
+        return None
+    return calibration_error(sure[is_known], (predicted == true)[is_known])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -475,28 +531,23 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return sum(defined) / len(defined) if defined else None
 
 
-def _per_class(
-    true: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64]
-) -> dict[int, ClassScore]:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    codes = np.setdiff1d(np.union1d(true, predicted), [0])
-    tables = np.array(
-        [
-            precision_recall_fscore_support(true, row, labels=codes, zero_division=np.nan)[:3]
-            for row in predicted
-        ]
+def _per_class(confusion: FloatArray) -> dict[int, ClassScore]:
+    """Scores of the classes of reference or prediction, means over repeats (repeat, 17, 18)."""
+    precision, recall = (
+        _mean_defined(of(confusion), axis=0) for of in (class_precision, class_recall)
     )
-    precision, recall, _ = _mean_defined(tables.swapaxes(0, 1), axis=1)
-    f1 = np.nan_to_num(tables[:, 2]).mean(axis=0)
+    f1, iou = (np.nan_to_num(of(confusion)).mean(axis=0) for of in (class_f1, class_iou))
+    support = confusion[0].sum(axis=-1).astype(int)
+    is_there = (support > 0) | (confusion[..., 1:].sum(axis=(0, 1)) > 0)
     return {
-        int(code): ClassScore(
+        int(i) + 1: ClassScore(
             precision=_defined(precision[i]),
             recall=_defined(recall[i]),
             f1=float(f1[i]),
-            support=int((true == code).sum()),
+            iou=float(iou[i]),
+            support=int(support[i]),
         )
-        for i, code in enumerate(codes)
+        for i in np.flatnonzero(is_there)
     }
 
 
@@ -521,23 +572,7 @@ def _draw(tally: _Tally, *, n_boot: int, seed: int) -> FloatArray:
     for draw in range(n_draws):
         drawn = rng.integers(tally.n_groups, size=tally.n_groups)
         confusion[draw] = tally.confusion(np.bincount(drawn, minlength=tally.n_groups))
-    return _metrics(confusion)
-
-
-def _metrics(confusion: FloatArray) -> FloatArray:
-    """OA, macro F1 and kappa of confusion matrices (..., 17, 18), as the last axis."""
-    right = np.diagonal(confusion[..., 1:], axis1=-2, axis2=-1)
-    support, predicted = confusion.sum(axis=-1), confusion[..., 1:].sum(axis=-2)
-    n = support.sum(axis=-1)
-    oa = right.sum(axis=-1) / n
-    present = support > 0
-    f1 = 2 * right / np.where(present, support + predicted, 1.0)
-    macro_f1 = np.where(present, f1, 0.0).sum(axis=-1) / present.sum(axis=-1)
-    by_chance = (support * predicted).sum(axis=-1)
-    lone = by_chance == n * n
-    expected = by_chance / (n * n)
-    kappa = np.where(lone, np.nan, (oa - expected) / np.where(lone, 1.0, 1 - expected))
-    return np.stack([oa, macro_f1, kappa], axis=-1)
+    return np.stack([metric(confusion) for metric in METRICS.values()], axis=-1)
 
 
 def _intervals(draws: FloatArray) -> dict[str, Interval | None]:
@@ -555,7 +590,7 @@ def _interval(values: FloatArray) -> Interval | None:
 def _differences(
     true: npt.NDArray[np.int64], a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
 ) -> dict[str, float | None]:
-    of_a, of_b = ([_metrics_of(true, row) for row in rows] for rows in (a, b))
+    of_a, of_b = (_repeats(_tally(true, rows, None).confusion()) for rows in (a, b))
     differences: dict[str, float | None] = {}
     for name in METRICS:
         mean_a, mean_b = (_mean([repeat[name] for repeat in rows]) for rows in (of_a, of_b))
@@ -594,7 +629,6 @@ def _statement(
 
 
 def _table_row(name: str, scores: Scores) -> tuple[str, ...]:
-    leakage = scores.leakage
     repeats = f" x {scores.n_repeats}" if scores.n_repeats > 1 else ""
     return (
         name,
@@ -602,11 +636,9 @@ def _table_row(name: str, scores: Scores) -> tuple[str, ...]:
         scores.split,
         f"{scores.n}{repeats}",
         str(scores.n_groups),
-        _with_interval(scores.oa, scores.intervals["oa"]),
-        _with_interval(scores.macro_f1, scores.intervals["macro_f1"]),
-        _with_interval(scores.kappa, scores.intervals["kappa"]),
+        *(_with_interval(scores.metrics[name], scores.intervals[name]) for name in TABLE_METRICS),
         f"{scores.coverage:.3f}",
-        "-" if leakage is None else f"{leakage.share_touching:.1%}",
+        f"{scores.leakage.share_touching:.1%}",
     )
 
 

@@ -21,13 +21,15 @@ from lczcube.grid import BBox, Grid, bbox_of, project_bbox
 from lczcube.mosaic import Averaged, Mosaic, mosaic_array, require_covered
 from lczcube.quantities import (
     AVERAGING,
-    BUILDING_BANDS,
+    BUILDING_PRESENCE,
     Quantity,
     band_quantities,
     buildings,
     canopy,
+    on_stored,
 )
 from lczcube.reader import Storage
+from lczcube.sources.open_buildings_pixels import BUILDING_BANDS
 from lczcube.tiles import PlacedTile, pixels_asset, place_tiles, tile_of
 
 SCALES = "scales"
@@ -129,7 +131,7 @@ def quantities_of(layer: Layer, bands: Sequence[str]) -> dict[str, Quantity]:
     if layer.layer == "canopy" and len(bands) == 1:
         found = canopy()
     elif layer.layer == "buildings" and set(BUILDING_BANDS) <= set(bands):
-        found = buildings(bands)
+        found = buildings(bands, min_presence=layer.presence_threshold or BUILDING_PRESENCE)
     else:
         return {}
     return {f"{layer.name}_{key.partition('_')[2]}": found[key] for key in found}
@@ -266,7 +268,7 @@ def _mosaic(
     stored = Storage(
         str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
     )
-    averaged = _averaged(layer, tiles, stored, _names(bands))
+    averaged = _averaged(layer, tiles, stored, _names(bands), coding)
     if averaged is not None:
         coding = replace(coding, nodata=None if stored.resampling != "mode" else coding.nodata)
     mosaic = Mosaic(
@@ -284,12 +286,17 @@ def _mosaic(
 
 
 def _averaged(
-    layer: Layer, tiles: Sequence[PlacedTile], stored: Storage, bands: Sequence[str]
+    layer: Layer,
+    tiles: Sequence[PlacedTile],
+    stored: Storage,
+    bands: Sequence[str],
+    coding: Coding,
 ) -> Averaged | None:
     """What to average: the quantities of heights, or all bands where a tile is off the lattice."""
-    quantities = tuple(quantities_of(layer, bands).values())
+    quantities = quantities_of(layer, bands).values()
     if quantities:
-        return Averaged(stored, quantities)
+        given = coding.scale, coding.offset
+        return Averaged(stored, tuple(on_stored(q, *given, layer=layer.name) for q in quantities))
     if stored.resampling in AVERAGING and not all(placed.on_lattice for placed in tiles):
         return Averaged(stored, band_quantities(stored))
     return None
@@ -437,5 +444,6 @@ def _layer_attrs(layer: Layer) -> dict[str, Any]:
         "license_note": layer.license_note,
         "ai_derived": int(layer.ai_derived),
         "synthetic": int(layer.synthetic),
+        "presence_threshold": layer.presence_threshold,
     }
     return {key: value for key, value in facts.items() if value is not None}

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import dask.array
 import xarray as xr
@@ -17,9 +17,10 @@ from lczcube import __version__
 from lczcube.cube import coded_layers, grid_of
 from lczcube.errors import StageError
 from lczcube.mosaic import mosaics_of, plan_reads
+from lczcube.protocols import protocol_of
 from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
-from lczcube.stages import STAGES, Stage, require_cube_fits
+from lczcube.stages import STAGES, Stage, require_cube_fits, score_by_protocol
 from lczcube.windows import aggregate
 
 
@@ -55,11 +56,39 @@ def run_stages(
             reports.append(_do(run, stage) if state != "up to date" else _nothing(stage))
             wanted.remove(stage.name)
         elif wanted and state != "up to date":
-            raise StageError(
-                f"stage {wanted[0]!r} needs {stage.name!r}, which is {state} in {run.folder}; "
-                f"run `lczcube {stage.name} {run.folder}` first, or `lczcube run`."
-            )
+            _raise_not_ready(run, f"stage {wanted[0]!r}", stage, state)
     return reports
+
+
+def score_run(run: Run, protocol: str) -> str:
+    """Scores of a run's models by a protocol of :data:`lczcube.protocols.PROTOCOLS`, as text.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such protocol.
+    StageError
+        If features and samples are missing or out of date.
+    """
+    found = protocol_of(protocol)
+    _require_up_to_date(run, "aggregate", f"protocol {protocol!r}")
+    return score_by_protocol(run, found)
+
+
+def _require_up_to_date(run: Run, last: str, what: str) -> None:
+    for stage in STAGES:
+        state = stage_state(run, stage)
+        if state != "up to date":
+            _raise_not_ready(run, what, stage, state)
+        if stage.name == last:
+            return
+
+
+def _raise_not_ready(run: Run, what: str, stage: Stage, state: str) -> NoReturn:
+    raise StageError(
+        f"{what} needs {stage.name!r}, which is {state} in {run.folder}; "
+        f"run `lczcube {stage.name} {run.folder}` first, or `lczcube run`."
+    )
 
 
 def stage_state(run: Run, stage: Stage) -> str:

@@ -1,15 +1,15 @@
 """Plans of commands outside a run: what they would read and write; no file is opened or written."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lczcube.config import read_config
-from lczcube.sources.files import expand_hrefs, is_remote, redact
-from lczcube.synth import world as worlds
-from lczcube.synth.embedding import N_BANDS
-from lczcube.synth.files import HALO_PX, OVERLAP_PX
+from lczcube.sources import find_files
+from lczcube.sources.files import is_remote, redact
+from lczcube.synth.files import HALO_PX
+from lczcube.synth.layers import DEFAULT_LAYERS, LAYERS
+from lczcube.synth.world import require_layers, require_parameters
 from lczcube.synth.zones import PIXEL_M
 
 MOST_FILES_LISTED = 10
@@ -53,11 +53,12 @@ def plan_catalog(config: str | Path, out: str | Path) -> CatalogPlan:
         If the TOML file cannot be used or is not there.
     """
     settings = read_config(config)
-    folder, cities = settings.source_path.parent, sorted(settings.cities)
+    folder = settings.source_path.parent
+    cities = {name: settings.cities[name].bbox for name in sorted(settings.cities)}
     lines: list[str] = []
     n_missing = 0
     for entry in settings.inputs:
-        hrefs = [file.href for file in expand_hrefs(entry, folder=folder, cities=cities)]
+        hrefs = [file.href for file in find_files(entry, folder=folder, cities=cities)]
         missing = [href for href in hrefs if not is_remote(href) and not Path(href).is_file()]
         n_missing += len(missing)
         lines += [f"{entry.name} ({entry.source}): {_total(hrefs)}", *_file_lines(hrefs, missing)]
@@ -67,28 +68,29 @@ def plan_catalog(config: str | Path, out: str | Path) -> CatalogPlan:
     return CatalogPlan("\n".join(lines), n_missing)
 
 
-def plan_world(out: str | Path, *, cities: int, km: float, seed: int, tile_px: int = 256) -> str:
-    """Files and sizes that a synthetic world would have.
+def plan_world(
+    out: str | Path, *, cities: int, km: float, seed: int, layers: Sequence[str] = DEFAULT_LAYERS
+) -> str:
+    """Layers and sizes that a synthetic world would have.
 
     Raises
     ------
     ConfigError
         If a parameter is out of its range.
     """
-    worlds._require_parameters(cities=cities, km=km, seed=seed, year=2021, tile_px=tile_px)
-    side_px = math.ceil(km * 1000 / PIXEL_M)
-    n_tiles = math.ceil((side_px + 2 * HALO_PX - OVERLAP_PX) / (tile_px - OVERLAP_PX)) ** 2
-    codes = cities * n_tiles * tile_px**2 * N_BANDS
+    require_parameters(cities=cities, km=km, seed=seed)
+    require_layers(layers)
+    area_km2 = (km + 2 * HALO_PX * PIXEL_M / 1000) ** 2
+    sizes = {layer: round(cities * area_km2 * LAYERS[layer].bytes_per_km2) for layer in layers}
     return "\n".join(
         [
-            f"synthetic world of {cities} cities, {km:g} km a side, seed {seed}; of each about",
-            f"  {n_tiles} tiles of {tile_px} x {tile_px} pixels, {N_BANDS} bands of int8",
-            f"  a true map of {side_px} x {side_px} pixels of {PIXEL_M:g} m",
-            "  a table of labelled patches",
-            f"about {_size(codes)} before compression",
+            f"synthetic world of {cities} cities, {km:g} km a side, seed {seed}; before "
+            "compression about",
+            *(f"  {layer}: {_size(size)}" for layer, size in sizes.items()),
+            "  of each city a true map at 10 m and a table of labelled patches",
             f"{out} is there: it is left as it is, or refused when it holds anything else"
             if Path(out).exists()
-            else f"would write {out}: world.toml, world.json, alphaearth/, truth/, labels/",
+            else f"would write {out}: world.toml, world.json, truth/, labels/, {', '.join(layers)}",
         ]
     )
 

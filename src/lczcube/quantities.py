@@ -1,10 +1,11 @@
 """Quantities: what stored pixels become when they are averaged by area to coarser ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lczcube.errors import CatalogError, ConfigError
 from lczcube.reader import Storage
+from lczcube.sources.open_buildings_pixels import BUILDING_BANDS
 
 RULES = ("average", "sum", "mode", "fraction_at_least", "mean_where_at_least", "weighted_mean")
 """How stored pixels become one number; see :class:`Quantity`."""
@@ -16,9 +17,6 @@ Meta and WRI, whose heights are whole metres."""
 BUILDING_PRESENCE = 0.34
 """Google's threshold on the presence of Open Buildings 2.5D (Sirko et al. 2023, arXiv:2310.11622);
 the band is a confidence without calibration, and 0.5 is the other customary choice."""
-
-BUILDING_BANDS = ("building_fractional_count", "building_height", "building_presence")
-"""Bands of Open Buildings 2.5D, in the publisher's order."""
 
 AVERAGING = ("average", "sum", "mode")
 """Rules of resampling a layer that need all stored pixels below a pixel of the frame."""
@@ -46,6 +44,8 @@ class Quantity:
         Value of a pixel that has data and in it nothing that counts: no canopy, no building. None
         (default) is NaN: a mean height of nothing is not 0 m. It makes the pixel invalid, though;
         0 keeps it for features that need every layer. Past the data it is NaN whatever this is.
+    scale, offset : float
+        What makes a value of the stored numbers of ``band``; a share has no use for them.
 
     Raises
     ------
@@ -58,6 +58,8 @@ class Quantity:
     threshold: float | None = None
     weight_band: int | None = None
     empty: float | None = None
+    scale: float = 1.0
+    offset: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -76,6 +78,42 @@ class Quantity:
     def bands(self) -> tuple[int, ...]:
         """Positions of the bands it is made from."""
         return (self.band,) if self.weight_band is None else (self.band, self.weight_band)
+
+
+def on_stored(
+    quantity: Quantity, scales: Sequence[float], offsets: Sequence[float], *, layer: str
+) -> Quantity:
+    """A quantity of values as one of stored numbers, ``value = stored * scale + offset``.
+
+    Parameters
+    ----------
+    quantity : Quantity
+        Its threshold in values.
+    scales, offsets : sequence of float
+        Of all bands of the layer.
+    layer : str
+        Name of the layer, for messages.
+
+    Raises
+    ------
+    CatalogError
+        If a scale is not above 0, or values that are summed or weights have an offset: half a
+        pixel would take half of it.
+    """
+    scale, offset = scales[quantity.band], offsets[quantity.band]
+    summed = quantity.band if quantity.rule == "sum" else quantity.weight_band
+    has_shift = summed is not None and offsets[summed] != 0
+    if has_shift or min(scales[band] for band in quantity.bands) <= 0:
+        raise CatalogError(
+            f"layer {layer!r} has bands of scales {list(scales)} and offsets {list(offsets)}; a "
+            f"{quantity.rule} wants scales above 0, and sums and weights no offset. Store values."
+        )
+    if quantity.threshold is not None:
+        stored = (quantity.threshold - offset) / scale
+        quantity = replace(quantity, threshold=float(f"{stored:.12g}"))
+    if quantity.rule == "fraction_at_least":
+        return quantity
+    return replace(quantity, scale=scale, offset=offset)
 
 
 def canopy(min_height_m: float = CANOPY_HEIGHT_M) -> dict[str, Quantity]:

@@ -18,9 +18,11 @@ from lczcube.errors import CatalogError, ConfigError, StoreError
 from lczcube.grid import Grid
 from lczcube.labels import read_labels
 from lczcube.labels.samples import read_samples
+from lczcube.labels.table import single_class
 from lczcube.layers import layer_geobox
 from lczcube.products import open_features
 from lczcube.runtime import Progress
+from lczcube.sources import find_files
 from lczcube.sources.files import expand_hrefs, is_remote
 from lczcube.training import CityData
 
@@ -95,16 +97,19 @@ class Run:
         return self.folder / city / name
 
     def input_stats(self) -> list[tuple[str, int, int]]:
-        """Path, size and modification time (ns) of every local input file."""
+        """Path, size and modification time (ns) of every local input file, and what lists them."""
         folder = self.config.source_path.parent
-        files = [
-            Path(file.href)
-            for entry in self.config.inputs
-            for file in expand_hrefs(entry, folder=folder, cities=self.cities)
-            if not is_remote(file.href)
-        ]
-        found = [(str(path), path.stat()) for path in files if path.exists()]
-        return sorted((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
+        cities = {name: city.bbox for name, city in self.config.cities.items()}
+        hrefs: set[str] = set()
+        for entry in self.config.inputs:
+            named = entry.model_copy(update={"href": entry.places})
+            for files in (
+                find_files(entry, folder=folder, cities=cities),
+                expand_hrefs(named, folder=folder, cities=self.cities),
+            ):
+                hrefs |= {file.href for file in files if not is_remote(file.href)}
+        found = [(href, Path(href).stat()) for href in hrefs if Path(href).exists()]
+        return sorted((href, stat.st_size, stat.st_mtime_ns) for href, stat in found)
 
     @cached_property
     def features(self) -> tuple[str, ...]:
@@ -142,11 +147,11 @@ class Run:
             raise CatalogError(f"city {city!r}: {error}") from error
 
     def labels(self, city: str) -> gpd.GeoDataFrame:
-        """The city's labels in its grid's CRS."""
+        """The city's labels of one class each in its grid's CRS; ``n_sets`` counts the others."""
         boxes = {name: table.bbox for name, table in self.config.cities.items()}
         crs = self.grids[city].crs
-        labels = read_labels(self.catalog, self.table.labels, crs=crs, cities=boxes)
-        return labels[labels["city"] == city].reset_index(drop=True)
+        labels = read_labels(self.catalog, self.table.labels, crs=crs, cities=boxes, keep_sets=True)
+        return single_class(labels[labels["city"] == city])
 
     def samples(self, name: str = "samples.parquet") -> dict[str, xr.Dataset]:
         """Samples of every city that has some."""

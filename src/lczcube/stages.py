@@ -1,15 +1,18 @@
 """The stages of a run: what each depends on, what it writes, and how."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import xarray as xr
 
 from lczcube import __version__
 from lczcube.catalog import build_catalog, open_catalog
+from lczcube.crossval import CrossValidation
 from lczcube.cubestore import write_cube
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import comparisons_table, scores_table
@@ -20,6 +23,7 @@ from lczcube.labels.samples import (
     without_absent,
     write_samples,
 )
+from lczcube.labels.splits import rows_of_roles
 from lczcube.models import context_px
 from lczcube.products import open_features, open_product, write_map_png, write_product
 from lczcube.propagate import (
@@ -29,18 +33,21 @@ from lczcube.propagate import (
     propagate_labels,
     pseudo_label_table,
 )
+from lczcube.protocols import ScoreProtocol, spread_table
 from lczcube.runfolder import CUBE_STORE, Run, write_json
 from lczcube.runtime import memory_budget_bytes, require_memory
 from lczcube.training import (
     cross_validate_models,
     fit_models,
     predict_maps,
+    roles_of,
     training_rows,
     unet_parameters,
 )
 from lczcube.windows import aggregate, projected_peak_bytes
 
-EVALUATION_SPLITS = ("validation", "testing")
+PLACES: dict[str, Any] = {"cities": {"__all__": {"bbox", "crs"}}}
+ROLES = {"donors", "evaluate_on"}
 
 SETTINGS = {"run", "grid", "propagate", "xgb", "unet"}
 
@@ -152,23 +159,26 @@ def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
 
 
 def _aggregate(run: Run) -> str:
-    counts = {}
+    counts, n_sets = {}, {}
     for city in run.cities:
         run.progress(f"aggregate: {city}")
         cube = run.cube(city)
         store = run.path(city, "features.zarr")
         write_product({"cells": aggregate(cube, stats=run.table.stats)}, store, overwrite=True)
-        counts[city] = _write_samples(run, city, cube)
+        labels = run.labels(city)
+        counts[city] = _write_samples(run, city, cube, labels)
+        n_sets[city] = labels.attrs["n_sets"]
     if not any(counts.values()):
         raise LabelError(
             f"no label of {', '.join(run.table.labels)} lies in {', '.join(run.cities)}; check the "
             "cities' bbox, the labels' CRS, and `city` of the label inputs."
         )
-    return ", ".join(f"{n} labelled samples in {city}" for city, n in counts.items())
+    lines = [f"{n} labelled samples in {city}" for city, n in counts.items()]
+    lines += [f"{n} labels of several classes unused in {city}" for city, n in n_sets.items() if n]
+    return ", ".join(lines)
 
 
-def _write_samples(run: Run, city: str, cube: xr.Dataset) -> int:
-    labels = run.labels(city)
+def _write_samples(run: Run, city: str, cube: xr.Dataset, labels: gpd.GeoDataFrame) -> int:
     if labels.empty:
         return 0
     cells = open_features(run.path(city, "features.zarr"))
@@ -180,7 +190,7 @@ def _write_samples(run: Run, city: str, cube: xr.Dataset) -> int:
 
 
 def _propagate(run: Run) -> str:
-    samples = {city: training_rows(part, run.table) for city, part in run.samples().items()}
+    samples = {city: training_rows(part, run.config) for city, part in run.samples().items()}
     lines = []
     for city in run.cities:
         run.progress(f"propagate: {city}")
@@ -200,13 +210,21 @@ def _propagate(run: Run) -> str:
 def _donor_cities(run: Run, city: str, samples: dict[str, xr.Dataset]) -> list[str]:
     donors = run.config.propagate.donors
     named = {"all": list(samples), "own": [city]}.get(str(donors), donors)
-    cities = [name for name in named if name in samples]
+    cities = [name for name in named if name in samples and samples[name].sizes["sample"]]
     if not cities:
         raise LabelError(
-            f"city {city!r} has no donors: donors = {donors!r} and labels lie in "
-            f"{', '.join(samples) or 'no city'}. Name cities with labels in [propagate] donors."
+            f"city {city!r} has no donors: donors = {donors!r} and labels to train on lie in "
+            f"{', '.join(n for n in samples if samples[n].sizes['sample']) or 'no city'}; "
+            f"{_splits_of(run, city)}. Name cities with labels in [propagate] donors, or a city's "
+            "donor splits in its table (donors = [...])."
         )
     return cities
+
+
+def _splits_of(run: Run, city: str) -> str:
+    found = Counter(run.labels(city)["split"].astype(str))
+    listed = ", ".join(f"{name or 'no split'} ({n})" for name, n in sorted(found.items()))
+    return f"its own labels are of {listed or 'no split'}"
 
 
 def _keep(run: Run, city: str, voted: xr.Dataset, donor_id: Any) -> str:
@@ -218,7 +236,8 @@ def _keep(run: Run, city: str, voted: xr.Dataset, donor_id: Any) -> str:
         }
     )
     labels = run.labels(city)
-    is_evaluation = (run.table.split == "given") & labels["split"].isin(EVALUATION_SPLITS)
+    _, evaluated = rows_of_roles(labels, roles_of(run.config))
+    is_evaluation = evaluated if run.table.split == "given" else np.zeros(len(labels), bool)
     narrowed, counts = exclude_pseudo_labels(
         cells,
         labels=labels,
@@ -315,24 +334,45 @@ def _item_facts(run: Run, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _evaluate(run: Run) -> str:
-    result = cross_validate_models(
+    return _write_scores(run, _cross_validate(run, None), "scores")
+
+
+def score_by_protocol(run: Run, protocol: ScoreProtocol) -> str:
+    """Score the models and baselines of a run by a protocol; the table, and where it is.
+
+    Writes ``scores_NAME.json`` and ``scores_NAME.md`` beside the scores of the run's own split.
+    """
+    source = [protocol.source] if protocol.source else []
+    head = [f"Protocol {protocol.name}: {protocol.note}", *source, ""]
+    result = _cross_validate(run, protocol)
+    return _write_scores(run, result, f"scores_{protocol.name}", head)
+
+
+def _cross_validate(run: Run, protocol: ScoreProtocol | None) -> CrossValidation:
+    return cross_validate_models(
         run.config,
         run.samples(),
         run.samples("pixels.parquet"),
         run.data,
         n_threads=run.n_threads,
         progress=run.progress,
+        protocol=protocol,
     )
+
+
+def _write_scores(run: Run, result: CrossValidation, name: str, head: Sequence[str] = ()) -> str:
     content = {"id": run.config.id, "synthetic": _manifest(run)["synthetic"], **result.to_dict()}
-    write_json(run.folder / "scores.json", content)
-    lines = [scores_table(list(result.scores.items()))]
+    write_json(run.folder / f"{name}.json", content)
+    lines = [*head, scores_table(list(result.scores.items()))]
     for city, scores in result.per_city.items():
         lines.append(f"\n{city}\n{scores_table(list(scores.items()))}")
     if result.comparisons:
         lines += ["", comparisons_table(result.comparisons)]
+    spread = spread_table(result.per_seed)
+    lines += ["", spread] if spread else []
     lines += ["", *(comparison.statement for comparison in result.comparisons), *result.warnings]
     text = "\n".join(lines) + "\n"
-    (run.folder / "scores.md").write_text(text, encoding="utf-8")
+    (run.folder / f"{name}.md").write_text(text, encoding="utf-8")
     return text
 
 
@@ -344,7 +384,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "build-catalog",
         lambda run: [
-            run.config.model_dump(mode="json", include={"id", "inputs", "cities"}),
+            run.config.model_dump(mode="json", include={"id": True, "inputs": True, **PLACES}),
             run.input_stats(),
         ],
         lambda run: [run.folder / "catalog" / "catalog.json"],
@@ -353,7 +393,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "cube",
         lambda run: (
-            run.config.model_dump(mode="json", include={"grid", "cities"})
+            run.config.model_dump(mode="json", include={"grid": True, **PLACES})
             | run.table.model_dump(
                 mode="json", include={"features", "year", "nearest_year", "missing", "engine"}
             )
@@ -373,7 +413,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "propagate",
-        lambda run: [run.config.propagate.model_dump(mode="json"), run.table.split],
+        lambda run: [
+            run.config.propagate.model_dump(mode="json"),
+            run.table.split,
+            run.config.model_dump(mode="json", include={"cities": {"__all__": ROLES}}),
+        ],
         _in_cities("propagated.zarr", "pseudo_labels.parquet"),
         _propagate,
     ),

@@ -12,12 +12,19 @@ import numpy.typing as npt
 import xarray as xr
 
 from lczcube.config import CityFile, RunTable
-from lczcube.crossval import Candidate, CrossValidation, cross_validate
+from lczcube.crossval import (
+    Candidate,
+    CrossValidation,
+    Predicted,
+    Predictor,
+    cross_validate,
+)
 from lczcube.cube import image
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
-from lczcube.labels import rasterize_labels
-from lczcube.labels.samples import join_samples
+from lczcube.labels import Roles, rasterize_labels
+from lczcube.labels.samples import join_samples, sample_frame, sample_squares
+from lczcube.labels.splits import rows_of_roles
 from lczcube.lcz import NODATA
 from lczcube.models import (
     Area,
@@ -33,6 +40,8 @@ from lczcube.models import (
     predict,
 )
 from lczcube.models.tabular import TabularModel
+from lczcube.patchmaps import lcz_of_patches
+from lczcube.protocols import ScoreProtocol
 from lczcube.runtime import Progress
 
 UNET_SEEDS = 1
@@ -95,7 +104,7 @@ def fit_models(
     counts = {}
     if "xgb" in run.models:
         progress("train: xgb")
-        parts = [training_rows(part, run) for part in samples.values()]
+        parts = [training_rows(part, config) for part in samples.values()]
         if run.pseudo_weight > 0:
             parts += [
                 part
@@ -132,10 +141,12 @@ def cross_validate_models(
     *,
     n_threads: int,
     progress: Progress,
+    protocol: ScoreProtocol | None = None,
 ) -> CrossValidation:
     """Scores of the run's models and baselines on its split; fits them on labels alone.
 
-    Pseudo-labels take no part: they were made with the labels that a fold holds out.
+    Pseudo-labels take no part: they were made with the labels that a fold holds out. A protocol
+    takes the place of the run's own split.
     """
     run = _run_table(config)
     joined = join_samples(list(samples.values()))
@@ -155,22 +166,34 @@ def cross_validate_models(
     if "unet" in run.models:
         cities = [data(city) for city in samples]
         candidates.append(Candidate("unet", context.unet(cities), UNET_SEEDS))
+    if protocol is None:
+        protocol = ScoreProtocol("", run.split, "", run.folds, run.repeats)
+    roles = roles_of(config)
+    if protocol.roles is not None:
+        roles = dict.fromkeys(roles, protocol.roles)
     return cross_validate(
         joined,
         candidates,
         {city: data(city).grid for city in samples},
-        method=run.split,
-        folds=run.folds,
-        seeds=range(run.seed, run.seed + run.repeats),
+        method=protocol.method,
+        folds=protocol.folds,
+        seeds=range(run.seed, run.seed + protocol.n_seeds),
+        roles=roles,
         progress=progress,
     )
 
 
-def training_rows(samples: xr.Dataset, run: RunTable) -> xr.Dataset:
-    """The samples that final models train on: all, or those marked training with a given split."""
-    if run.split != "given":
+def training_rows(samples: xr.Dataset, config: CityFile) -> xr.Dataset:
+    """The samples that final models train on: all, or those of the donor splits when given."""
+    if _run_table(config).split != "given":
         return samples
-    return samples.isel(sample=np.flatnonzero(samples["split"].values == "training"))
+    donors, _ = rows_of_roles(sample_frame(samples), roles_of(config))
+    return samples.isel(sample=np.flatnonzero(donors))
+
+
+def roles_of(config: CityFile) -> dict[str, Roles]:
+    """What the publisher's splits are for, by city."""
+    return {name: Roles(city.donors, city.evaluate_on) for name, city in config.cities.items()}
 
 
 def pseudo_samples(data: CityData, run: RunTable) -> xr.Dataset | None:
@@ -228,30 +251,33 @@ class _Context:
     samples: xr.Dataset
     n_threads: int
 
-    def tabular(self, fit: Fit) -> Callable[..., npt.NDArray[np.uint8]]:
+    def tabular(self, fit: Fit) -> Predictor:
         def predict(
             train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
-        ) -> npt.NDArray[np.uint8]:
+        ) -> Predicted:
             model = fit(self.samples.isel(sample=train), seed=seed)
             probability = model.probability(self.samples["features"].values[test])
             lcz: npt.NDArray[np.uint8] = (probability.argmax(axis=1) + 1).astype(np.uint8)
-            return lcz
+            return Predicted(lcz, probability.max(axis=1))
 
         return predict
 
-    def unet(self, cities: Sequence[CityData]) -> Callable[..., npt.NDArray[np.uint8]]:
+    def unet(self, cities: Sequence[CityData]) -> Predictor:
+        """The U-Net per sample: by the mean probability over its square."""
+
         def predict(
             train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
-        ) -> npt.NDArray[np.uint8]:
+        ) -> Predicted:
             groups = set(self.samples["group"].values[train].tolist())
             model = _fit_unet(self.config, cities, self.n_threads, seed=seed, groups=groups)
-            predicted = np.full(len(test), NODATA, dtype=np.uint8)
+            found = Predicted(np.full(len(test), NODATA, np.uint8), np.zeros(len(test), np.float32))
             owners = self.samples["city"].values[test]
             for data in cities:
                 mine = np.flatnonzero(owners == data.city)
-                held_out = self.samples.isel(sample=test[mine])
-                predicted[mine] = _lcz_of_squares(_predict_unet(model, data), held_out, data.grid)
-            return predicted
+                squares = sample_squares(self.samples.isel(sample=test[mine]), data.grid)
+                said = lcz_of_patches(_predict_unet(model, data), squares)
+                found.lcz[mine], found.confidence[mine] = said["lcz"], said["confidence"]
+            return found
 
         return predict
 
@@ -293,7 +319,7 @@ def _fit_unet(
     run = _run_table(config)
     parameters = unet_parameters(config)
     weight = run.pseudo_weight if groups is None else 0.0
-    areas = [_area(data, run, context_px(parameters), groups, weight) for data in cities]
+    areas = [_area(data, config, context_px(parameters), groups, weight) for data in cities]
     return fit_unet(
         areas,
         seed=seed,
@@ -306,13 +332,13 @@ def _fit_unet(
 
 
 def _area(
-    data: CityData, run: RunTable, halo_px: int, groups: set[str] | None, pseudo_weight: float
+    data: CityData, config: CityFile, halo_px: int, groups: set[str] | None, pseudo_weight: float
 ) -> Area:
     labels = data.labels
     if groups is not None:
         labels = labels[labels["group"].isin(groups)]
-    elif run.split == "given":
-        labels = labels[labels["split"] == "training"]
+    elif _run_table(config).split == "given":
+        labels = labels[rows_of_roles(labels, roles_of(config))[0]]
     shape = data.grid.shape
     lcz = np.zeros(shape, dtype=np.uint8)
     if len(labels):
@@ -350,22 +376,3 @@ def _burn_pseudo_labels(
 
 def _predict_unet(model: UnetModel, data: CityData) -> xr.Dataset:
     return predict(model, data.open_cube(model.context_px))
-
-
-def _lcz_of_squares(maps: xr.Dataset, samples: xr.Dataset, grid: Grid) -> npt.NDArray[np.uint8]:
-    """The class of the highest mean probability over each sample's square."""
-    probability = maps["probability"].compute().values
-    valid = probability[0] <= 100
-    minx, _, _, maxy = grid.bbox
-    half = samples["size_m"].values / 2
-    left = np.rint((samples["x"].values - half - minx) / grid.pixel_m).astype(int)
-    top = np.rint((maxy - samples["y"].values - half) / grid.pixel_m).astype(int)
-    side = np.rint(2 * half / grid.pixel_m).astype(int)
-    lcz = np.full(samples.sizes["sample"], NODATA, dtype=np.uint8)
-    for i, (row, column, n) in enumerate(zip(top, left, side, strict=True)):
-        square = (slice(max(row, 0), row + n), slice(max(column, 0), column + n))
-        inside = valid[square]
-        if inside.any():
-            means = probability[:, square[0], square[1]][:, inside].mean(axis=1)
-            lcz[i] = means.argmax() + 1
-    return lcz

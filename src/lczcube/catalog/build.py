@@ -33,6 +33,7 @@ _FIELDS = (
     "license_note",
     "synthetic",
     "static",
+    "presence_threshold",
 )
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -196,8 +197,7 @@ def _fault_of_input(
 
 
 def _place_of(entry: Input) -> str:
-    index = getattr(entry, "index", None)
-    return ", ".join(entry.href if index is None else (index, *entry.href))
+    return ", ".join(entry.places)
 
 
 def _raise_nothing(settings: CityFile, failures: Sequence[Failure]) -> None:

@@ -2,11 +2,13 @@
 
 from lczcube.labels.burn import label_cells, rasterize_labels
 from lczcube.labels.leakage import LeakageReport, leakage_report
-from lczcube.labels.splits import Split, split_labels
+from lczcube.labels.splits import Roles, Split, split_labels
 from lczcube.labels.table import read_labels, require_labels
+from lczcube.labels.template import write_template
 
 __all__ = [
     "LeakageReport",
+    "Roles",
     "Split",
     "label_cells",
     "leakage_report",
@@ -14,4 +16,5 @@ __all__ = [
     "read_labels",
     "require_labels",
     "split_labels",
+    "write_template",
 ]

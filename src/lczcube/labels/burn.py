@@ -18,8 +18,11 @@ from lczcube.grid import Grid
 from lczcube.labels.table import require_labels
 from lczcube.lcz import NODATA, cf_attrs
 
+SPLIT_CODES = {"training": 1, "validation": 2, "testing": 3}
+"""Codes of the publisher's splits in a raster; 0 for none, or any other."""
 
-def rasterize_labels(labels: gpd.GeoDataFrame, grid: Grid) -> xr.Dataset:
+
+def rasterize_labels(labels: gpd.GeoDataFrame, grid: Grid, *, erosion_m: float = 0.0) -> xr.Dataset:
     """Labels as rasters on the pixels of a grid; computes at once.
 
     Parameters
@@ -28,19 +31,24 @@ def rasterize_labels(labels: gpd.GeoDataFrame, grid: Grid) -> xr.Dataset:
         Label table in any CRS; geometries are transformed corner by corner to ``grid.crs``.
     grid : Grid
         Labels outside it are left out.
+    erosion_m : float
+        Ground left out inside the border of every label, m: hand-drawn borders lie off by a pixel
+        or two, and mixed pixels lie along them. Default 0.
 
     Returns
     -------
     xarray.Dataset
-        Dims ``(y, x)``, north-up, on ``grid.geobox``: ``lcz`` uint8 (0 no label) and ``patch``
-        int32 (position of the row in ``labels`` plus 1; 0 none). Attributes: ``n_conflicts``,
+        Dims ``(y, x)``, north-up, on ``grid.geobox``: ``lcz`` uint8 (0 no label), ``patch`` int32
+        (position of the row in ``labels`` plus 1; 0 none) and ``split`` uint8 (1 training, 2
+        validation, 3 testing; 0 none). Attributes: ``n_conflicts``,
         pixels that labels of different classes claim, which are 0; ``n_without_pixel``, labels
-        that got no pixel (outside the grid, smaller than a pixel, or covered by others).
+        that got no pixel (outside the grid, smaller than a pixel, eroded, or covered by others).
 
     Raises
     ------
     LabelError
-        If the labels are not polygons with codes 1-17, or if none of them meets the grid.
+        If the labels are not polygons with codes 1-17, if none of them meets the grid, or if the
+        erosion is not 0 m or more.
 
     Notes
     -----
@@ -48,12 +56,24 @@ def rasterize_labels(labels: gpd.GeoDataFrame, grid: Grid) -> xr.Dataset:
     :func:`rasterio.features.rasterize`. Where labels of one class overlap, the first row has the
     pixel. Memory is three arrays of the grid's size; a table without rows gives zeros.
     """
-    burnt = _burn(labels, grid, grid.geobox)
+    if not 0 <= erosion_m < np.inf:
+        raise LabelError(f"erosion_m = {erosion_m}: erosion is 0 m or more.")
+    burnt = _burn(labels, grid, grid.geobox, erosion_m)
     dims = ("y", "x")
     lcz_attrs = cf_attrs() | {"nodata": NODATA, "grid_mapping": "spatial_ref"}
     patch_attrs = {"long_name": "row of the label table plus 1, 0 no label", "nodata": 0}
+    split_attrs = {
+        "long_name": "the publisher's split",
+        "flag_values": np.array([0, *SPLIT_CODES.values()], np.uint8),
+        "flag_meanings": " ".join(["none", *SPLIT_CODES]),
+        "nodata": 0,
+    }
     return xr.Dataset(
-        {"lcz": (dims, burnt.lcz, lcz_attrs), "patch": (dims, burnt.patch, patch_attrs)},
+        {
+            "lcz": (dims, burnt.lcz, lcz_attrs),
+            "patch": (dims, burnt.patch, patch_attrs),
+            "split": (dims, _split_codes(labels)[burnt.patch], split_attrs),
+        },
         coords=xr_coords(grid.geobox),
         attrs=burnt.counts(len(labels)),
     )
@@ -82,7 +102,7 @@ def label_cells(labels: gpd.GeoDataFrame, grid: Grid) -> pd.DataFrame:
     LabelError
         As :func:`rasterize_labels`.
     """
-    burnt = _burn(labels, grid, grid.output_geobox)
+    burnt = _burn(labels, grid, grid.output_geobox, 0.0)
     rows, columns = np.nonzero(burnt.patch)
     values = {
         "row": rows.astype(np.int32),
@@ -105,11 +125,19 @@ class _Burnt:
         return {"n_conflicts": self.n_conflicts, "n_without_pixel": n_labels - n_burnt}
 
 
-def _burn(labels: gpd.GeoDataFrame, grid: Grid, geobox: GeoBox) -> _Burnt:
+def _split_codes(labels: gpd.GeoDataFrame) -> npt.NDArray[np.uint8]:
+    """By row plus 1, as in ``patch``; 0 comes first."""
+    codes = np.zeros(len(labels) + 1, np.uint8)
+    if "split" in labels:
+        codes[1:] = labels["split"].map(SPLIT_CODES).fillna(0).to_numpy()
+    return codes
+
+
+def _burn(labels: gpd.GeoDataFrame, grid: Grid, geobox: GeoBox, erosion_m: float) -> _Burnt:
     lcz = np.zeros(geobox.shape, np.uint8)
     patch = np.zeros(geobox.shape, np.int32)
     conflict = np.zeros(geobox.shape, bool)
-    for code, shapes in _shapes_by_class(labels, grid).items():
+    for code, shapes in _shapes_by_class(labels, grid, erosion_m).items():
         claimed = rasterio.features.rasterize(
             shapes, out_shape=geobox.shape, transform=geobox.affine, fill=0, dtype="int32"
         )
@@ -123,7 +151,7 @@ def _burn(labels: gpd.GeoDataFrame, grid: Grid, geobox: GeoBox) -> _Burnt:
 
 
 def _shapes_by_class(
-    labels: gpd.GeoDataFrame, grid: Grid
+    labels: gpd.GeoDataFrame, grid: Grid, erosion_m: float
 ) -> dict[int, list[tuple[shapely.Geometry, int]]]:
     """Geometries and row numbers of each class, last row first: the first row is burnt last."""
     if labels.empty:
@@ -135,7 +163,9 @@ def _shapes_by_class(
     meets = shapely.intersects(geometries, shapely.box(*grid.bbox))
     if not meets.any():
         raise LabelError(_no_overlap(moved, grid))
-    rows = np.flatnonzero(meets)[::-1]
+    if erosion_m > 0:
+        geometries = shapely.buffer(geometries, -erosion_m, join_style="mitre")
+    rows = np.flatnonzero(meets & ~shapely.is_empty(geometries))[::-1]
     return {
         int(code): [(geometries[row], int(row) + 1) for row in rows[codes[rows] == code]]
         for code in np.unique(codes[rows])

@@ -15,6 +15,9 @@ ROUND_DIGITS = 6
 
 NEIGHBOURHOOD_PATCHES = 4
 
+NEAR_M = 320
+"""Centres this near are those of patches that share ground along one axis at least, m."""
+
 
 @dataclass(frozen=True)
 class LeakageReport:
@@ -34,12 +37,24 @@ class LeakageReport:
         without training patches.
     n_test : int
         Number of evaluation patches.
+    n_near : int
+        Evaluation patches whose centre lies under 320 m from the centre of a training patch.
+    nearest_centre_m : float or None
+        Smallest distance between the centres of an evaluation and a training patch, m; None without
+        training patches.
     """
 
     share_touching: float
     shared_area_m2: float
     nearest_m: float | None
     n_test: int
+    n_near: int = 0
+    nearest_centre_m: float | None = None
+
+    @property
+    def n_touching(self) -> int:
+        """Number of the evaluation patches that touch training."""
+        return round(self.share_touching * self.n_test)
 
     @classmethod
     def pooled(cls, reports: Sequence[Self]) -> Self:
@@ -54,19 +69,26 @@ class LeakageReport:
             raise LabelError("no leakage report to pool; measure at least one fold.")
         n_test = sum(report.n_test for report in reports)
         touching = sum(report.share_touching * report.n_test for report in reports)
-        distances = [report.nearest_m for report in reports if report.nearest_m is not None]
+        distances, centres = (
+            [d for d in found if d is not None]
+            for found in zip(*((r.nearest_m, r.nearest_centre_m) for r in reports), strict=True)
+        )
         return cls(
             share_touching=touching / n_test,
             shared_area_m2=sum(report.shared_area_m2 for report in reports),
             nearest_m=min(distances, default=None),
             n_test=n_test,
+            n_near=sum(report.n_near for report in reports),
+            nearest_centre_m=min(centres, default=None),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, floats rounded to 6 digits."""
         return {
+            "n_near": self.n_near,
             "n_test": self.n_test,
-            "nearest_m": None if self.nearest_m is None else round(self.nearest_m, ROUND_DIGITS),
+            "nearest_centre_m": _rounded(self.nearest_centre_m),
+            "nearest_m": _rounded(self.nearest_m),
             "share_touching": round(self.share_touching, ROUND_DIGITS),
             "shared_area_m2": round(self.shared_area_m2, ROUND_DIGITS),
         }
@@ -78,6 +100,10 @@ class LeakageReport:
             f"{self.share_touching:.1%} of {self.n_test} evaluation patches touch training, "
             f"{self.shared_area_m2 / 1e6:.3f} km2 shared, nearest {self.nearest_m:.0f} m"
         )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, ROUND_DIGITS)
 
 
 def leakage_report(train: gpd.GeoDataFrame, test: gpd.GeoDataFrame) -> LeakageReport:
@@ -111,11 +137,14 @@ def leakage_report(train: gpd.GeoDataFrame, test: gpd.GeoDataFrame) -> LeakageRe
     tree = shapely.STRtree(train_shapes)
     test_rows, train_rows = tree.query(test_shapes, predicate="intersects")
     touching = np.unique(test_rows)
+    centres = _centre_distances(test_shapes, train_shapes)
     return LeakageReport(
         share_touching=touching.size / len(test),
         shared_area_m2=_shared_area(test_shapes, train_shapes, test_rows, train_rows),
         nearest_m=0.0 if touching.size else _nearest(tree, test_shapes),
         n_test=len(test),
+        n_near=int((centres < NEAR_M).sum()),
+        nearest_centre_m=float(centres.min()),
     )
 
 
@@ -165,6 +194,18 @@ def _neighbourhoods(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.int64]:
     minx, miny, maxx, maxy = shapely.bounds(shapes).T
     squares = np.floor(np.stack([minx + maxx, miny + maxy], axis=1) / (2 * side))
     return np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _centre_distances(
+    test_shapes: npt.NDArray[np.object_], train_shapes: npt.NDArray[np.object_]
+) -> npt.NDArray[np.float64]:
+    """Distance from the centre of each evaluation patch to the nearest of a training patch, m."""
+    tree = shapely.STRtree(shapely.centroid(train_shapes))
+    (rows, _), found = tree.query_nearest(
+        shapely.centroid(test_shapes), return_distance=True, all_matches=False
+    )
+    distances: npt.NDArray[np.float64] = found[np.argsort(rows)]
+    return distances
 
 
 def _nearest(tree: shapely.STRtree, shapes: npt.NDArray[np.object_]) -> float:

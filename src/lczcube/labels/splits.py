@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,7 @@ import shapely
 from lczcube.errors import ConfigError, LabelError
 from lczcube.lcz import require_codes
 
-Method = Literal["given", "block", "polygon", "city", "random"]
+Method = Literal["given", "block", "polygon", "city", "holdout", "random"]
 
 METHODS: tuple[str, ...] = get_args(Method)
 
@@ -25,15 +25,28 @@ TRAINING = -1
 UNUSED = -2
 """In ``Split.folds``: a row that is neither trained on nor evaluated."""
 
-DONOR_SPLITS = ("training",)
-EVALUATION_SPLITS = ("validation", "testing")
-
 _COLUMNS_OF = {"city": ("city",), "given": ("split",)}
 
 _SORT_KEYS = ("city", "group", "patch_id", "y", "x", "lcz", "split")
 
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What the publisher's splits are for, in a city.
+
+    Attributes
+    ----------
+    donors : tuple of str
+        Splits that are trained on.
+    evaluate_on : tuple of str
+        Splits that are scored. A split that is neither is not used.
+    """
+
+    donors: tuple[str, ...] = ("training",)
+    evaluate_on: tuple[str, ...] = ("validation", "testing")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +56,7 @@ class Split:
     Attributes
     ----------
     method : str
-        ``given``, ``block``, ``polygon``, ``city`` or ``random``.
+        ``given``, ``block``, ``polygon``, ``city``, ``holdout`` or ``random``.
     folds : numpy.ndarray
         int32, shape (n,): the fold that evaluates the row, 0 … n_folds-1; -1 for a row that is
         never evaluated and always trained on; -2 for a row that is not used.
@@ -70,8 +83,8 @@ class Split:
     @property
     def name(self) -> str:
         """The split in words, for a score: ``polygon, 5 folds, seed 0``."""
-        if self.method == "given":
-            return "given"
+        if self.method in ("given", "holdout"):
+            return self.method
         folds = f"{self.method}, {self.n_folds} folds"
         return folds if self.method == "city" else f"{folds}, seed {self.seed}"
 
@@ -98,6 +111,8 @@ def split_labels(
     seed: int = 0,
     block_m: float = 3200,
     buffer_m: float = 320,
+    test_share: float = 0.3,
+    roles: Mapping[str, Roles] | None = None,
 ) -> Split:
     """Folds of a label table or of samples.
 
@@ -111,9 +126,10 @@ def split_labels(
     method : str
         ``polygon``: stratified folds of whole groups. ``block``: stratified folds of square
         blocks; a group belongs to the block of its mean centre; training rows near an evaluation
-        row are left out. ``city``: one fold a city. ``given``: the publisher's; rows of
-        ``validation`` and ``testing`` are evaluated once, by a model of the rows of ``training``.
-        ``random``: stratified folds of rows, which leaks and says so.
+        row are left out. ``city``: one fold a city. ``given``: the publisher's; rows that
+        ``roles`` evaluates are scored once, by a model of the rows of its donors. ``holdout``: a
+        share of the groups of each class is held out once, the rest is trained on; another seed
+        holds out others. ``random``: stratified folds of rows, which leaks and says so.
     folds : int
         Number of folds of ``polygon``, ``block`` and ``random``. Default 5.
     seed : int
@@ -123,6 +139,12 @@ def split_labels(
     buffer_m : float
         A row whose square lies within this distance of an evaluation row's is not trained on in
         that fold, m. Default 320: one patch between the two.
+    test_share : float
+        Share of the groups of each class that ``holdout`` holds out, above 0 and below 1. Default
+        0.3: the LCZ Generator's. At least one group of a class is held out and one trained on.
+    roles : mapping of str to Roles, optional
+        By city, for ``given``; any other city trains on ``training`` and is scored on
+        ``validation`` and ``testing``.
 
     Returns
     -------
@@ -138,10 +160,14 @@ def split_labels(
         If the labels cannot be split that way: columns or cities missing, fewer groups or blocks
         than folds, no rows to train on.
     """
-    _require_options(method, folds, seed, block_m, buffer_m)
+    _require_options(method, folds, seed, block_m, buffer_m, test_share)
     _require_columns(frame, method)
     order = _canonical_order(frame)
-    plan = _Plan(frame.iloc[order].reset_index(drop=True), folds, seed, block_m, buffer_m)
+    plan = _Plan(
+        frame.iloc[order].reset_index(drop=True),
+        *(folds, seed, block_m, buffer_m, test_share),
+        roles=roles or {},
+    )
     split = _SPLITTERS[method](plan)
     missing = tuple(_untrained_classes(split, plan.lcz))
     return _in_order(dataclasses.replace(split, warnings=split.warnings + missing), order)
@@ -154,6 +180,8 @@ class _Plan:
     seed: int
     block_m: float
     buffer_m: float
+    test_share: float
+    roles: Mapping[str, Roles]
 
     @property
     def lcz(self) -> npt.NDArray[np.uint8]:
@@ -185,7 +213,9 @@ class _Plan:
         )
 
 
-def _require_options(method: str, folds: int, seed: int, block_m: float, buffer_m: float) -> None:
+def _require_options(
+    method: str, folds: int, seed: int, block_m: float, buffer_m: float, test_share: float
+) -> None:
     if method not in METHODS:
         raise ConfigError(f"split = {method!r} is unknown; use {', '.join(METHODS)}.")
     if folds < 2:
@@ -196,6 +226,8 @@ def _require_options(method: str, folds: int, seed: int, block_m: float, buffer_
         raise ConfigError(f"block_m = {block_m}: a block has a positive side, m.")
     if not buffer_m >= 0:
         raise ConfigError(f"buffer_m = {buffer_m}: a buffer is 0 m or more.")
+    if not 0 < test_share < 1:
+        raise ConfigError(f"test_share = {test_share}: a share is above 0 and below 1; use 0.3.")
 
 
 def _require_columns(frame: pd.DataFrame, method: str) -> None:
@@ -271,15 +303,58 @@ def _split_cities(plan: _Plan) -> Split:
 
 def _split_given(plan: _Plan) -> Split:
     given = plan.frame["split"].fillna("").to_numpy().astype(object)
-    donors, evaluated = np.isin(given, DONOR_SPLITS), np.isin(given, EVALUATION_SPLITS)
-    for wanted, found in ((DONOR_SPLITS, donors), (EVALUATION_SPLITS, evaluated)):
+    donors, evaluated = rows_of_roles(plan.frame, plan.roles)
+    for what, found in (("trained on", donors), ("scored", evaluated)):
         if not found.any():
             raise LabelError(
-                f"no row is of split {' or '.join(wanted)}; rows have {_counted(given)}. "
-                "Use split polygon, block or city."
+                f"no row is of a split that is {what}; rows have {_counted(given)}. Say per city "
+                "which splits are its donors and evaluate_on, or use split polygon, block or city."
             )
     folds = np.where(evaluated, 0, np.where(donors, TRAINING, UNUSED))
     return plan.split("given", folds, warnings=_given_warnings(plan, given, folds))
+
+
+def rows_of_roles(frame: pd.DataFrame, roles: Mapping[str, Roles]) -> tuple[BoolArray, BoolArray]:
+    """Rows that are trained on, and rows that are scored, by the publisher's split and the city.
+
+    Raises
+    ------
+    ConfigError
+        If a city gives one split both roles.
+    """
+    given = frame["split"].fillna("").to_numpy().astype(str)
+    cities = frame["city"].to_numpy().astype(str) if "city" in frame else np.full(len(frame), "")
+    donors, evaluated = np.zeros(len(frame), bool), np.zeros(len(frame), bool)
+    for city in np.unique(cities):
+        own = roles.get(str(city), Roles())
+        both = sorted({*own.donors} & {*own.evaluate_on})
+        if both:
+            raise ConfigError(
+                f"city {str(city)!r} has split {both[0]!r} among its donors and in evaluate_on; "
+                "what is trained on is not scored. Name it once."
+            )
+        donors |= (cities == city) & np.isin(given, own.donors)
+        evaluated |= (cities == city) & np.isin(given, own.evaluate_on)
+    return donors, evaluated
+
+
+def _split_holdout(plan: _Plan) -> Split:
+    groups = pd.Series(plan.groups)
+    classes = pd.Series(plan.lcz).groupby(plan.groups).agg(lambda codes: codes.mode().iloc[0])
+    rng = np.random.default_rng(plan.seed)
+    held: list[Any] = []
+    lone: list[str] = []
+    for code, names in classes.groupby(classes).groups.items():
+        n_held = min(max(1, round(plan.test_share * len(names))), len(names) - 1)
+        held += list(rng.permutation(np.sort(names.to_numpy()))[:n_held])
+        if len(names) == 1:
+            lone.append(f"LCZ {code} has one group, which is trained on: it is never evaluated.")
+    folds = np.where(groups.isin(held), 0, TRAINING)
+    if not held:
+        raise LabelError(
+            "every class has one group: none can be held out whole. Draw more polygons a class."
+        )
+    return plan.split("holdout", folds, warnings=lone)
 
 
 def _split_random(plan: _Plan) -> Split:
@@ -304,6 +379,7 @@ _SPLITTERS: dict[str, Callable[[_Plan], Split]] = {
     "block": _split_blocks,
     "polygon": _split_polygons,
     "city": _split_cities,
+    "holdout": _split_holdout,
     "random": _split_random,
 }
 

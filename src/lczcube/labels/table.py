@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import shapely
 
 from lczcube.errors import LabelError, MissingInputError
 from lczcube.grid import BBox
-from lczcube.lcz import N_CLASSES, require_codes
+from lczcube.lcz import N_CLASSES, NODATA, require_codes
 
 if TYPE_CHECKING:
     import pystac
@@ -25,6 +26,7 @@ COLUMNS = (
     "city",
     "group",
     "lcz",
+    "admissible",
     "split",
     "weight",
     "year",
@@ -49,13 +51,15 @@ def read_labels(
     *,
     crs: str | None = None,
     cities: Mapping[str, BBox] | None = None,
+    keep_sets: bool = False,
 ) -> gpd.GeoDataFrame:
     """All labels of some inputs as one table; reads the tables, no raster.
 
     Parameters
     ----------
     catalog : Catalog
-        Holds the label inputs; each of their items has an asset ``labels``.
+        Holds the label inputs; each of their items has an asset ``labels``. Items that have
+        ``patches`` in its place hold no label and are passed over.
     names : sequence of str
         Names of label inputs.
     crs : str, optional
@@ -65,19 +69,24 @@ def read_labels(
     cities : mapping of str to tuple, optional
         Bboxes in EPSG:4326. A row without a city gets the first city whose bbox holds its
         centroid (of the native geometry); a row in none keeps ``""``.
+    keep_sets : bool
+        True to keep labels that may be one of several classes, with ``lcz`` 0. Default: leave
+        them out, since nothing that wants a class can use them.
 
     Returns
     -------
     geopandas.GeoDataFrame
         Columns :data:`COLUMNS`, sorted by ``patch_id``, index 0 … n-1. ``crs``, ``x0``, ``y0``
-        and ``size_m`` stay those of the source's own CRS.
+        and ``size_m`` stay those of the source's own CRS. ``attrs["n_sets"]`` counts the labels
+        of several classes that were left out.
 
     Raises
     ------
     CatalogError
         If the catalog has no input of that name.
     LabelError
-        If no label is found, if a table breaks the format, or if patch ids repeat.
+        If no label is found, if an input holds patches without labels only, if a table breaks the
+        format, or if patch ids repeat.
     MissingInputError
         If a label table is not there.
     """
@@ -85,7 +94,7 @@ def read_labels(
     tables = [
         _prepare(_read_table(item), crs=target, cities=cities or {})
         for name in names
-        for item in catalog.items(name)
+        for item in _labelled_items(catalog, name)
     ]
     filled = [table for table in tables if len(table)]
     if not filled:
@@ -93,10 +102,29 @@ def read_labels(
         raise LabelError(f"no labels in the inputs ({listed}); name inputs that hold polygons.")
     joined = gpd.GeoDataFrame(pd.concat(filled, ignore_index=True), crs=target)
     _require_unique(joined)
-    return joined.sort_values("patch_id", kind="stable", ignore_index=True)
+    ordered = joined.sort_values("patch_id", kind="stable", ignore_index=True)
+    if keep_sets:
+        return ordered
+    single = single_class(ordered)
+    if single.empty:
+        raise LabelError(
+            f"all {len(ordered)} labels of {', '.join(names)} may be one of several classes; name "
+            "an input with labels of one class each."
+        )
+    return single
 
 
-def require_labels(labels: gpd.GeoDataFrame, *, where: str = "labels") -> None:
+def single_class(labels: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """The labels of one class; ``attrs["n_sets"]`` counts those of several, left out."""
+    is_set = _is_set(labels)
+    single = labels[~is_set].reset_index(drop=True)
+    single.attrs["n_sets"] = int(is_set.sum())
+    return single
+
+
+def require_labels(
+    labels: gpd.GeoDataFrame, *, where: str = "labels", allow_sets: bool = False
+) -> None:
     """Raise unless rows are polygons with LCZ codes 1-17 in a stated CRS.
 
     Parameters
@@ -105,6 +133,8 @@ def require_labels(labels: gpd.GeoDataFrame, *, where: str = "labels") -> None:
         With the columns ``lcz`` and ``geometry`` at least.
     where : str
         What holds the labels, for the message.
+    allow_sets : bool
+        True where rows may be of several classes, as their column ``admissible`` says, with code 0.
 
     Raises
     ------
@@ -114,7 +144,8 @@ def require_labels(labels: gpd.GeoDataFrame, *, where: str = "labels") -> None:
     if "lcz" not in labels:
         raise LabelError(f"{where} have no column lcz; name it with class_column.")
     require_codes(labels["lcz"].to_numpy(), where=where)
-    n_zero = int((labels["lcz"] == 0).sum())
+    is_zero = (labels["lcz"] == NODATA).to_numpy()
+    n_zero = int((is_zero & ~_is_set(labels)).sum() if allow_sets else is_zero.sum())
     if n_zero:
         raise LabelError(f"{where} hold LCZ code 0 in {n_zero} rows; a label is 1-{N_CLASSES}.")
     if labels.crs is None:
@@ -126,6 +157,22 @@ def require_labels(labels: gpd.GeoDataFrame, *, where: str = "labels") -> None:
             f"{where} have {n_bad} rows that are not polygons; a label covers an area. "
             "Drop them, or buffer points to the area they stand for."
         )
+
+
+def _is_set(labels: gpd.GeoDataFrame) -> npt.NDArray[np.bool_]:
+    return np.asarray(labels["admissible"].fillna("").str.contains(" ", regex=False), dtype=bool)
+
+
+def _labelled_items(catalog: Catalog, name: str) -> list[pystac.Item]:
+    items = catalog.items(name)
+    labelled = [item for item in items if "labels" in item.assets or "patches" not in item.assets]
+    if items and not labelled:
+        raise LabelError(
+            f"input {name!r} holds patches without labels ({len(items)} tables, such as "
+            f"{items[0].id}), which cannot be learnt from. Put the files with the labels beside "
+            "their geolocation, and build the catalog again."
+        )
+    return labelled
 
 
 def _read_table(item: pystac.Item) -> gpd.GeoDataFrame:
@@ -140,7 +187,7 @@ def _read_table(item: pystac.Item) -> gpd.GeoDataFrame:
     missing = [name for name in COLUMNS if name not in table]
     if missing:
         raise LabelError(f"{where} lack the columns {', '.join(missing)}; build the catalog again.")
-    require_labels(table, where=where)
+    require_labels(table, where=where, allow_sets=True)
     return table
 
 

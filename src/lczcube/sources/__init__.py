@@ -15,12 +15,15 @@ from pydantic import Field
 from lczcube.sources import (
     alphaearth,
     label_raster,
+    open_buildings,
     osm,
     osm_raster,
     patches,
     polygons,
     raster,
+    so2sat,
     tessera,
+    training_areas,
 )
 from lczcube.sources.alphaearth import AlphaEarthInput
 from lczcube.sources.files import SourceFile, expand_hrefs
@@ -28,12 +31,15 @@ from lczcube.sources.footprints import BBox
 from lczcube.sources.inputs import EmbeddingInput, Input
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_raster import LabelRasterInput
+from lczcube.sources.open_buildings import OpenBuildingsInput
 from lczcube.sources.osm import OsmInput
 from lczcube.sources.osm_raster import OsmRasterInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
+from lczcube.sources.so2sat import So2SatInput
 from lczcube.sources.tessera import TesseraInput
+from lczcube.sources.training_areas import TrainingAreasInput
 
 __all__ = [
     "SOURCES",
@@ -53,8 +59,11 @@ AnyInput = Annotated[
     | OsmInput
     | OsmRasterInput
     | PolygonsInput
+    | TrainingAreasInput
+    | OpenBuildingsInput
     | LabelRasterInput
-    | PatchesInput,
+    | PatchesInput
+    | So2SatInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -71,9 +80,12 @@ _MODULES: Mapping[str, ModuleType] = {
     "tessera": tessera,
     "osm": osm,
     "osm_raster": osm_raster,
+    "open_buildings": open_buildings,
     "polygons": polygons,
+    "training_areas": training_areas,
     "label_raster": label_raster,
     "patches": patches,
+    "so2sat": so2sat,
 }
 
 

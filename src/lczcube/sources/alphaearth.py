@@ -37,6 +37,7 @@ from lczcube.sources.footprints import (
     geometry_footprint,
     meets_any,
     search_boxes,
+    utm_meridians,
 )
 from lczcube.sources.inputs import EmbeddingInput, Publication, as_texts
 from lczcube.sources.items import (
@@ -67,7 +68,6 @@ BLOCK_PX = 1024
 PRODUCT = "alphaearth/1"
 
 _YEAR_AND_ZONE = re.compile(r"/(?P<year>20\d\d)/(?P<zone>\d{1,2})(?P<hemisphere>[NS])/")
-_UTM = re.compile(r"EPSG:32(?P<side>[67])(?P<zone>\d\d)")
 
 _INDEX_COLUMNS = ("crs", "year", "utm_west", "utm_south", "utm_east", "utm_north", "path")
 _STAC_COLUMNS = ("proj:epsg", "datetime", "assets")
@@ -101,6 +101,11 @@ class AlphaEarthInput(EmbeddingInput):
     source: Literal["alphaearth"]
     href: Annotated[tuple[str, ...], BeforeValidator(as_texts)] = ()
     index: str | None = None
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The index, and what holds the tiles."""
+        return self.href if self.index is None else (self.index, *self.href)
 
     @model_validator(mode="after")
     def _check_place(self) -> AlphaEarthInput:
@@ -384,7 +389,7 @@ def _fault_of(entry: AlphaEarthInput, row: _Row, href: str) -> LczcubeError | No
         )
     try:
         _require_path(href, row.year, row.crs)
-        _utm_zone(row.crs, href)
+        _zone_of(row.crs, href)
     except SourceError as error:
         return error
     return None
@@ -412,8 +417,10 @@ def _item_of_header(entry: AlphaEarthInput, file: SourceFile) -> pystac.Item:
         crs = crs_name(raster.crs)
         _require_alphaearth(raster, crs, file)
         transform = tuple(raster.transform)[:6]
-        zone = _utm_zone(crs, file.href)
-        outline = file.outline if isinstance(file, IndexedTile) else _footprint(raster, zone, file)
+        meridians = _zone_of(crs, file.href)
+        outline = (
+            file.outline if isinstance(file, IndexedTile) else _footprint(raster, meridians, file)
+        )
         item = _item(file, crs, raster.shape, transform, outline)
         is_cog = raster.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
         media = COG_TYPE if is_cog else media_type(file.href)
@@ -465,25 +472,25 @@ def _require_path(href: str, year: int | None, crs: str) -> None:
         )
 
 
-def _utm_zone(crs: str, where: str) -> int:
-    found = _UTM.fullmatch(crs)
-    zone = 0 if found is None else int(found["zone"])
-    if not 1 <= zone <= 60:
+def _zone_of(crs: str, where: str) -> tuple[float, float]:
+    """Meridians of a tile's UTM zone."""
+    meridians = utm_meridians(crs)
+    if meridians is None:
         raise SourceError(
             f"{where} is in {crs if len(crs) < 20 else 'a CRS without a code'}; a tile of "
             "AlphaEarth is in a UTM zone of WGS 84. Use the original tile."
         )
-    return zone
+    return meridians
 
 
-def _footprint(raster: DatasetReader, zone: int, file: SourceFile) -> Footprint:
+def _footprint(raster: DatasetReader, zone: tuple[float, float], file: SourceFile) -> Footprint:
     """Bounds of the pixels, clipped to the zone: beyond it the neighbour's tile owns a pixel."""
     import shapely
 
     outline = shapely.box(*grid_bbox(raster.shape, tuple(raster.transform)[:6]))
     whole = footprint(outline, crs_name(raster.crs), where=file.href)
-    west = zone * 6.0 - 186.0
-    return clipped(whole, west=west, east=west + 6.0, where=file.href)
+    west, east = zone
+    return clipped(whole, west=west, east=east, where=file.href)
 
 
 def _add_vrt(item: pystac.Item, href: str) -> None:

@@ -20,6 +20,7 @@ MEDIA_TYPES = {
     ".fgb": "application/vnd.flatgeobuf",
     ".geojson": "application/geo+json",
     ".gpkg": "application/geopackage+sqlite3",
+    ".h5": "application/x-hdf5",
     ".jp2": "image/jp2",
     ".json": "application/geo+json",
     ".kml": "application/vnd.google-earth.kml+xml",

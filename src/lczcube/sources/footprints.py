@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ SEARCH_MARGIN_M = 5_000.0
 """How far past a city's bbox tiles are looked for: its grid grows to whole cells and has a halo."""
 
 _M_PER_DEGREE = 111_200.0
+
+_UTM = re.compile(r"EPSG:32[67](?P<zone>\d\d)")
 
 BBox = tuple[float, float, float, float]
 
@@ -113,6 +116,21 @@ def clipped(whole: Footprint, *, west: float, east: float, where: str) -> Footpr
             "CRS; correct its CRS."
         )
     return _as_footprint(between)
+
+
+def utm_meridians(crs: str) -> tuple[float, float] | None:
+    """Meridians between which a UTM zone of WGS 84 lies; None for a CRS of another kind.
+
+    Examples
+    --------
+    >>> utm_meridians("EPSG:32643")
+    (72.0, 78.0)
+    """
+    found = _UTM.fullmatch(crs)
+    if found is None or not 1 <= int(found["zone"]) <= 60:
+        return None
+    west = 6.0 * int(found["zone"]) - 186
+    return west, west + 6
 
 
 def search_boxes(bboxes: Iterable[BBox]) -> list[BBox]:

@@ -106,11 +106,16 @@ class Input(Table):
         return tuple(sorted({*self.years, *([] if self.year is None else [self.year])}))
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """Where its files are looked for, for messages."""
+        return self.href
+
+    @property
     def layer_fields(self) -> dict[str, Any]:
         """What its collection says of its values: ``layer``, and how they may be read.
 
-        ``decoder``, ``valid``, ``resampling``, ``static`` and ``product`` where the input decides
-        them; see :class:`lczcube.catalog.Layer`.
+        ``decoder``, ``valid``, ``resampling``, ``static``, ``product`` and
+        ``presence_threshold`` where the input decides them; see :class:`lczcube.catalog.Layer`.
         """
         return {"layer": "labels"}
 

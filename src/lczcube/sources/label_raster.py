@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from lczcube.errors import SourceError
 from lczcube.lcz import NODATA
+from lczcube.sources.class_codes import codes_of
 from lczcube.sources.files import SourceFile, require_file
 from lczcube.sources.items import SourceItem
-from lczcube.sources.label_tables import LabelInput, Rows, codes_of, label_item
+from lczcube.sources.label_tables import LabelInput, Rows, label_item
 from lczcube.sources.osm_rasterizer import require_no_osm_raster
 from lczcube.sources.raster import open_raster
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,7 +11,9 @@ import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 
 from lczcube.errors import LabelError, SourceError
-from lczcube.lcz import N_CLASSES, NODATA, ZONES, code_of
+from lczcube.lcz import N_CLASSES, NODATA, ZONES
+from lczcube.sources.class_codes import codes_of
+from lczcube.sources.class_sets import sets_of
 from lczcube.sources.files import SourceFile, file_facts, media_type
 from lczcube.sources.footprints import footprint
 from lczcube.sources.inputs import Input, Kind, as_tuple
@@ -32,15 +33,20 @@ from lczcube.sources.items import (
 if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
+    import pystac
 
 LABELS_ASSET = "labels"
 """Asset of a label item that is its table."""
+
+PATCHES_ASSET = "patches"
+"""Asset of an item of patches without labels: a table with the same columns, but for ``lcz``."""
 
 TABLE_COLUMNS = {
     "patch_id": ("string", "Unique id of the label"),
     "city": ("string", "City it belongs to, empty if unknown"),
     "group": ("string", "Unit that is never split between folds"),
-    "lcz": ("uint8", "Local Climate Zone, 1-17"),
+    "lcz": ("uint8", "Local Climate Zone, 1-17; 0 where it may be one of several"),
+    "admissible": ("string", "Codes that the label may be, with spaces between: 6, or 1 2 3"),
     "split": ("string", "The publisher's split, empty if none"),
     "weight": ("float", "Weight in training"),
     "year": ("int32", "Year it is of, 0 if unknown"),
@@ -56,10 +62,6 @@ TABLE_COLUMNS = {
 
 SPLITS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 """Short names of splits, spelt out."""
-
-_LEGACY = range(101, 110)
-_EXTRA = {"W": 18, "H": 19}
-_WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
 
 
 class LabelInput(Input):
@@ -86,17 +88,25 @@ class Rows:
     ----------
     frame : geopandas.GeoDataFrame
         Polygons in the file's CRS; further columns ``lcz`` (as the publisher codes it) and,
-        where the source has them, ``group``, ``split``, ``weight``, ``id``, ``x0``, ``y0``,
-        ``size_m``.
+        where the source has them, ``group``, ``split``, ``weight``, ``year``, ``license``, ``x0``,
+        ``y0``, ``size_m``, and ``id`` (of the row in its file) or ``patch_id`` (in the input). A
+        column ``class_set`` in place of ``lcz`` holds the classes that a label may be; see
+        :func:`lczcube.sources.class_sets.sets_of`.
     n_repaired : int
         Geometries that were invalid and were made valid.
     n_dropped : int
         Rows without a geometry, an area or a class.
+    properties : mapping of str to object
+        Further properties of the item.
+    assets : mapping of str to pystac.Asset, optional
+        The files they were read from. Default: the file, with its checksum, as ``source``.
     """
 
     frame: gpd.GeoDataFrame
     n_repaired: int = 0
     n_dropped: int = 0
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    assets: Mapping[str, pystac.Asset] | None = None
 
 
 def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
@@ -109,27 +119,68 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
     SourceError
         If ids repeat, or a weight is not a number of 0 or more.
     """
-    import shapely
-
     crs = crs_name_of(rows.frame)
     table, n_without = _table(entry, file, rows.frame, crs)
+    return _source_item(
+        file,
+        rows,
+        table,
+        asset=LABELS_ASSET,
+        extensions=(LABEL_URI,),
+        properties={
+            **_label_fields(entry, table),
+            "lczcube:n_repaired": rows.n_repaired,
+            "lczcube:n_dropped": rows.n_dropped + n_without,
+        },
+    )
+
+
+def patch_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
+    """The table of patches that have no labels, and its STAC item, which lacks ``patches`` yet.
+
+    Such a table can be aggregated and measured for leaks; :func:`lczcube.labels.table.read_labels`
+    does not take it for labels.
+
+    Raises
+    ------
+    SourceError
+        If ids repeat.
+    """
+    crs = crs_name_of(rows.frame)
+    columns = _columns(entry, file, rows.frame, _patch_ids(entry, file, rows.frame), crs)
+    table = columns[[name for name in TABLE_COLUMNS if name not in ("lcz", "admissible")]]
+    return _source_item(file, rows, table, asset=PATCHES_ASSET, extensions=(), properties={})
+
+
+def _source_item(
+    file: SourceFile,
+    rows: Rows,
+    table: gpd.GeoDataFrame,
+    *,
+    asset: str,
+    extensions: Sequence[str],
+    properties: Mapping[str, Any],
+) -> SourceItem:
+    import shapely
+
+    crs = crs_name_of(table)
     hull = shapely.convex_hull(shapely.geometrycollections(table.geometry.to_numpy()))
-    properties = {
-        **crs_fields(crs),
-        "proj:bbox": [float(v) for v in table.total_bounds],
-        **_label_fields(entry, table),
-        "lczcube:n_repaired": rows.n_repaired,
-        "lczcube:n_dropped": rows.n_dropped + n_without,
-    }
     item = new_item(
         file.item_id,
         footprint(hull, crs, where=file.href),
         year=file.year,
-        properties=properties,
-        extensions=(PROJECTION_URI, LABEL_URI, TABLE_URI, FILE_URI, LCZCUBE_URI),
+        properties={
+            **crs_fields(crs),
+            "proj:bbox": [float(v) for v in table.total_bounds],
+            **properties,
+            **rows.properties,
+        },
+        extensions=(PROJECTION_URI, TABLE_URI, FILE_URI, LCZCUBE_URI, *extensions),
     )
-    item.add_asset("source", _source_asset(file))
-    return SourceItem(item, ItemTable(table, LABELS_ASSET, _asset_fields(table)))
+    assets = {"source": _source_asset(file)} if rows.assets is None else rows.assets
+    for key, held in assets.items():
+        item.add_asset(key, held)
+    return SourceItem(item, ItemTable(table, asset, _asset_fields(table)))
 
 
 def _asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
@@ -138,66 +189,11 @@ def _asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
         "table:columns": [
             {"name": name, "type": type_, "description": description}
             for name, (type_, description) in TABLE_COLUMNS.items()
+            if name in table
         ],
         "table:primary_geometry": "geometry",
         "table:row_count": len(table),
     }
-
-
-def codes_of(
-    values: pd.Series,
-    *,
-    drop_classes: Sequence[int] = (),
-    counts: npt.NDArray[np.intp] | None = None,
-    where: str,
-) -> npt.NDArray[np.int64]:
-    """LCZ codes of a class column of any type; 0 where there is none or it is dropped.
-
-    Parameters
-    ----------
-    values : pandas.Series
-        Integers, floats or text: ``6``, ``6.0``, ``"LCZ 6"``, ``"A"``, ``104``. Null is no label.
-    drop_classes : sequence of int
-        Codes that become 0, before and after 101-109 are read as 11-19.
-    counts : numpy.ndarray, optional
-        How often each value occurs, for the message. Default: once.
-    where : str
-        The file, for the message.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64, shape of ``values``, 0-17.
-
-    Raises
-    ------
-    LabelError
-        Naming the file, each bad code, how often it occurs, and the remedy.
-    """
-    kinds = {value: class_code(value) for value in values.dropna().unique()}
-    given = values.map(kinds)
-    unread = given.isna() & values.notna()
-    if unread.any():
-        _raise_unread(values[unread], where)
-    codes = given.fillna(NODATA).to_numpy(dtype=np.int64)
-    dropped = np.isin(codes, list(drop_classes))
-    codes = np.where(dropped, NODATA, np.where(np.isin(codes, _LEGACY), codes - 90, codes))
-    codes[np.isin(codes, list(drop_classes))] = NODATA
-    bad = (codes < 0) | (codes > N_CLASSES)
-    if bad.any():
-        _raise_bad(codes[bad], np.ones(bad.sum(), int) if counts is None else counts[bad], where)
-    return codes
-
-
-def class_code(value: Any) -> int | None:
-    """The code one value of a class column means, 101-109 as they are; None if it names none."""
-    if isinstance(value, str):
-        return _code_of_text(value.strip())
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if number == np.floor(number) else None
 
 
 def crs_name_of(frame: gpd.GeoDataFrame) -> str:
@@ -224,43 +220,77 @@ def column_of(frame: pd.DataFrame, column: str, key: str, *, where: str) -> pd.S
 def _table(
     entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame, crs: str
 ) -> tuple[gpd.GeoDataFrame, int]:
-    import geopandas as gpd
 
-    codes = codes_of(frame["lcz"], drop_classes=entry.drop_classes, where=file.href)
-    labelled = codes != NODATA
+    codes, admissible = _classes(entry, file, frame)
+    labelled = admissible != ""
     if not labelled.any():
         raise LabelError(
             f"{file.href} holds no label ({len(frame)} rows, none with a class 1-{N_CLASSES}); "
-            "check class_column and drop_classes."
+            "check its classes, class_column and drop_classes."
         )
     kept = frame[labelled].reset_index(drop=True)
     ids = _patch_ids(entry, file, frame)[labelled].reset_index(drop=True)
+    table = _columns(entry, file, kept, ids, crs).assign(
+        lcz=codes[labelled], admissible=admissible[labelled]
+    )
+    return table[list(TABLE_COLUMNS)], int((~labelled).sum())
+
+
+def _columns(
+    entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame, ids: pd.Series, crs: str
+) -> gpd.GeoDataFrame:
+    """All columns of a table but its classes."""
+    import geopandas as gpd
+
     columns = {
         "patch_id": ids,
         "city": file.city,
-        "group": _groups(entry, kept, ids),
-        "lcz": codes[labelled].astype(np.uint8),
-        "split": _splits(kept),
-        "weight": _weights(kept, file),
-        "year": np.full(len(kept), file.year or 0, dtype=np.int32),
+        "group": _groups(entry, frame, ids),
+        "split": _splits(frame),
+        "weight": _weights(frame, file),
+        "year": frame.get("year", np.full(len(frame), file.year or 0, dtype=np.int32)),
         "source": entry.name,
-        "license": entry.license or "",
+        "license": frame.get("license", _license(entry)),
         "crs": crs,
-        "x0": _lengths(kept, "x0"),
-        "y0": _lengths(kept, "y0"),
-        "size_m": _lengths(kept, "size_m"),
+        "x0": _lengths(frame, "x0"),
+        "y0": _lengths(frame, "y0"),
+        "size_m": _lengths(frame, "size_m"),
     }
-    table = gpd.GeoDataFrame(columns, geometry=kept.geometry.array, crs=frame.crs)
-    return table[list(TABLE_COLUMNS)], int((~labelled).sum())
+    return gpd.GeoDataFrame(columns, geometry=frame.geometry.array, crs=frame.crs)
+
+
+def _license(entry: LabelInput) -> str:
+    if entry.license is not None or entry.publication is None or entry.synthetic:
+        return entry.license or ""
+    return entry.publication.license
+
+
+def _classes(
+    entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.object_]]:
+    """The code of each row, 0 where it may be several or is none; and all it may be, as text."""
+    if "class_set" in frame:
+        sets = sets_of(frame["class_set"], drop_classes=entry.drop_classes, where=file.href)
+        single = [next(iter(codes)) if len(codes) == 1 else NODATA for codes in sets]
+        return np.array(single, dtype=np.uint8), _texts(sets)
+    codes = codes_of(frame["lcz"], drop_classes=entry.drop_classes, where=file.href)
+    return codes.astype(np.uint8), _texts([{code} - {NODATA} for code in codes.tolist()])
+
+
+def _texts(sets: Sequence[Set[int]]) -> npt.NDArray[np.object_]:
+    return np.array([" ".join(map(str, sorted(codes))) for codes in sets], dtype=object)
 
 
 def _patch_ids(entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame) -> pd.Series:
     import pandas as pd
 
-    prefix = f"{entry.name}/{file.item_id.removeprefix(entry.name + '_')}"
-    if "id" not in frame:
-        return pd.Series([f"{prefix}/{n:06d}" for n in range(len(frame))])
-    ids = frame["id"].map(_text)
+    if "patch_id" in frame:
+        prefix, ids = entry.name, frame["patch_id"]
+    else:
+        prefix = f"{entry.name}/{file.item_id.removeprefix(entry.name + '_')}"
+        if "id" not in frame:
+            return pd.Series([f"{prefix}/{n:06d}" for n in range(len(frame))])
+        ids = frame["id"].map(_text)
     repeated = sorted(set(ids[ids.duplicated()]))
     if repeated:
         raise SourceError(
@@ -314,44 +344,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _code_of_text(text: str) -> int | None:
-    if text == "":
-        return NODATA
-    if _WHOLE.fullmatch(text):
-        return int(float(text))
-    key = text.upper().removeprefix("LCZ").strip(" _-")
-    if key in _EXTRA:
-        return _EXTRA[key]
-    if key.isdigit():
-        return int(key)
-    try:
-        return code_of(text)
-    except LabelError:
-        return None
-
-
-def _raise_unread(values: pd.Series, where: str) -> None:
-    counts = values.astype(str).value_counts()
-    listed = ", ".join(f"{text!r} ({n} times)" for text, n in counts.head(3).items())
-    raise LabelError(
-        f"{where} holds classes that name no LCZ: {listed}; use 1-10 and A-G, 1-17, or 101-107 "
-        "for A-G. Name another class_column, or recode them."
-    )
-
-
-def _raise_bad(bad: npt.NDArray[np.int64], counts: npt.NDArray[np.intp], where: str) -> None:
-    values = np.unique(bad)
-    listed = ", ".join(f"{v} ({counts[bad == v].sum()} times)" for v in values)
-    remedy = ", ".join(str(v) for v in values)
-    droppable = all(1 <= v <= 255 for v in values)
-    advice = f"Set drop_classes = [{remedy}]" if droppable else "Set nodata, or recode them"
-    raise LabelError(
-        f"{where} holds LCZ code {listed}; codes are 1-{N_CLASSES}, 0 for no data. {advice}."
-    )
-
-
 def _label_fields(entry: LabelInput, table: gpd.GeoDataFrame) -> dict[str, Any]:
-    counts = table["lcz"].value_counts().sort_index()
+    single = table["lcz"] != NODATA
+    counts = table["lcz"][single].value_counts().sort_index()
+    n_sets = int((~single).sum())
     named = entry.title or f"Local Climate Zones of input {entry.name}"
     return {
         "label:type": "vector",
@@ -365,6 +361,7 @@ def _label_fields(entry: LabelInput, table: gpd.GeoDataFrame) -> dict[str, Any]:
                 "counts": [{"name": str(code), "count": int(n)} for code, n in counts.items()],
             }
         ],
+        **({"lczcube:n_sets": n_sets} if n_sets else {}),
     }
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from lczcube.errors import SourceError
+from lczcube.sources.class_folders import class_of_name, classes_of, require_classes
 from lczcube.sources.files import SourceFile, first_line, require_file
 from lczcube.sources.items import SourceItem
-from lczcube.sources.label_tables import LabelInput, Rows, class_code, column_of, label_item
+from lczcube.sources.kml import Kml, Placemark, is_kml, read_kml
+from lczcube.sources.label_tables import LabelInput, Rows, column_of, label_item
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -19,6 +24,9 @@ if TYPE_CHECKING:
 LAYER_COLUMN = "layer"
 """``class_column`` that stands for the layer's own name: WUDAPT KML has one folder a class."""
 
+CLOSED_COLUMN = "_closed"
+"""Column of a KML's table: True where a ring did not end where it began, and was closed."""
+
 _POLYGONAL = ("Polygon", "MultiPolygon")
 
 
@@ -27,9 +35,12 @@ class PolygonsInput(LabelInput):
 
     Attributes
     ----------
-    class_column : str
+    class_column : str, optional
         Column of the class: integers, floats, or text such as ``LCZ 6``, ``A``, ``104``.
         ``layer``, where there is no such column, is the name of the layer (KML folders).
+    class_set_column : str, optional
+        In place of ``class_column``: column of all the classes that a label may be, such as
+        ``1,2,3``, ``LCZ 1 / LCZ 2`` or ``compact``. Only rows of one class train or score.
     group_column : str, optional
         Column of the unit that is never split between folds. Default: every row is its own.
     split_column, weight_column : str, optional
@@ -41,10 +52,17 @@ class PolygonsInput(LabelInput):
     )  # fmt: skip
 
     source: Literal["polygons"]
-    class_column: str
+    class_column: str | None = None
+    class_set_column: str | None = None
     group_column: str | None = None
     split_column: str | None = None
     weight_column: str | None = None
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> PolygonsInput:
+        if (self.class_column is None) == (self.class_set_column is None):
+            raise ValueError("wants either class_column or class_set_column")
+        return self
 
 
 def build_items(entry: PolygonsInput, file: SourceFile) -> list[SourceItem]:
@@ -63,17 +81,20 @@ def build_items(entry: PolygonsInput, file: SourceFile) -> list[SourceItem]:
         If a code is no LCZ and is not in ``drop_classes``.
     """
     require_file(file)
-    frame = read_polygons(file, entry.class_column)
+    frame = read_polygons(file, entry.class_column or entry.class_set_column or "")
     named = {
-        "group": entry.group_column,
-        "split": entry.split_column,
-        "weight": entry.weight_column,
+        "lcz": (entry.class_column, "class_column"),
+        "class_set": (entry.class_set_column, "class_set_column"),
+        "group": (entry.group_column, "group_column"),
+        "split": (entry.split_column, "split_column"),
+        "weight": (entry.weight_column, "weight_column"),
     }
-    columns = {"lcz": column_of(frame, entry.class_column, "class_column", where=file.href)}
-    for key, column in named.items():
-        if column is not None:
-            columns[key] = column_of(frame, column, f"{key}_column", where=file.href)
-    return [label_item(entry, file, _rows(frame, columns, file))]
+    columns = {
+        key: column_of(frame, column, option, where=file.href)
+        for key, (column, option) in named.items()
+        if column is not None
+    }
+    return [label_item(entry, file, polygon_rows(frame, columns, file))]
 
 
 def read_polygons(file: SourceFile, class_column: str) -> gpd.GeoDataFrame:
@@ -84,6 +105,8 @@ def read_polygons(file: SourceFile, class_column: str) -> gpd.GeoDataFrame:
     SourceError
         If the file cannot be read, has no such column, no CRS, or layers in several CRSs.
     """
+    if is_kml(file.href):
+        return _joined([_kml_frame(read_kml(file.href), class_column, file.href)], file)
     try:
         frames = _read_layers(file.href, class_column)
     except (OSError, ValueError, RuntimeError) as error:
@@ -112,16 +135,43 @@ def _read_layers(href: str, class_column: str) -> list[gpd.GeoDataFrame]:
     }
     holding = [name for name in fields if class_column in fields[name]]
     if not holding and class_column == LAYER_COLUMN:
-        holding = [name for name in fields if class_code(name) is not None]
-        return [_read_layer(href, name).assign(**{LAYER_COLUMN: name}) for name in holding]
+        named = {name: class_of_name(name) for name in fields}
+        return [
+            _read_layer(href, name).assign(**{LAYER_COLUMN: own.code})
+            for name, own in named.items()
+            if own is not None
+        ]
     return [_read_layer(href, name) for name in holding or fields]
+
+
+def _kml_frame(kml: Kml, class_column: str, href: str) -> gpd.GeoDataFrame:
+    """Placemarks as rows: name, description, extended data; or those of folders of a class."""
+    marks = kml.placemarks
+    if class_column != LAYER_COLUMN or any(LAYER_COLUMN in mark.fields for mark in marks):
+        return placemark_frame(marks, [{**mark.fields, "Name": mark.name} for mark in marks])
+    classes = classes_of(kml.folders)
+    require_classes(kml.folders, classes, href)
+    marks = [mark for mark in marks if mark.folder in classes]
+    return placemark_frame(marks, [{LAYER_COLUMN: classes[mark.folder].code} for mark in marks])
+
+
+def placemark_frame(
+    marks: Sequence[Placemark], rows: Sequence[Mapping[str, Any]]
+) -> gpd.GeoDataFrame:
+    """Placemarks of a KML as a table of the columns in ``rows``, and whether they were closed."""
+    import geopandas as gpd
+    import pandas as pd
+
+    closed = [mark.n_closed > 0 for mark in marks]
+    columns = pd.DataFrame(list(rows), dtype=object).assign(**{CLOSED_COLUMN: closed})
+    return gpd.GeoDataFrame(columns, geometry=[mark.geometry for mark in marks], crs="EPSG:4326")
 
 
 def _read_layer(href: str, layer: str) -> gpd.GeoDataFrame:
     import pyogrio
 
     with warnings.catch_warnings():
-        # An unclosed ring of a hand-drawn KML becomes a null geometry, which is counted.
+        # What cannot be read becomes a null geometry, which is counted.
         warnings.simplefilter("ignore")
         return pyogrio.read_dataframe(href, layer=layer, force_2d=True, on_invalid="ignore")
 
@@ -144,8 +194,25 @@ def _object_columns(frame: gpd.GeoDataFrame, columns: list[str]) -> dict[str, An
     return {name: object for name in columns if name != frame.geometry.name}
 
 
-def _rows(frame: gpd.GeoDataFrame, columns: dict[str, Any], file: SourceFile) -> Rows:
+def polygon_rows(frame: gpd.GeoDataFrame, columns: dict[str, Any], file: SourceFile) -> Rows:
+    """Labels of the polygons of a table: 2-D, valid, each with an area.
+
+    Parameters
+    ----------
+    frame : geopandas.GeoDataFrame
+        Its geometries are the labels'.
+    columns : dict of str to pandas.Series
+        Those of :class:`~lczcube.sources.label_tables.Rows`.
+    file : SourceFile
+        For messages.
+
+    Raises
+    ------
+    SourceError
+        If it holds points or lines.
+    """
     import geopandas as gpd
+    import numpy as np
     import shapely
 
     flat = shapely.force_2d(frame.geometry.to_numpy())
@@ -153,10 +220,11 @@ def _rows(frame: gpd.GeoDataFrame, columns: dict[str, Any], file: SourceFile) ->
     invalid = ~shapely.is_valid(flat) & ~shapely.is_missing(flat)
     flat[invalid] = [_polygonal(shapely.make_valid(polygon)) for polygon in flat[invalid]]
     with_area = shapely.area(flat) > 0
+    repaired = invalid | frame.get(CLOSED_COLUMN, np.zeros(len(flat), bool))
     labels = gpd.GeoDataFrame(columns, geometry=flat, crs=frame.crs)
     return Rows(
         labels[with_area].reset_index(drop=True),
-        n_repaired=int((invalid & with_area).sum()),
+        n_repaired=int((repaired & with_area).sum()),
         n_dropped=int((~with_area).sum()),
     )
 

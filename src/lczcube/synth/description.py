@@ -10,45 +10,11 @@ from lczcube.synth import bayes
 from lczcube.synth.city import CHUNK_CELLS, City
 from lczcube.synth.embedding import TWINS, EmbeddingModel
 from lczcube.synth.labels import MIN_SHARE, PATCH_M
+from lczcube.synth.layers import DEFAULT_LAYERS, LAYERS, layers_of
 from lczcube.synth.zones import PIXEL_M
 
 FORMAT = 1
 N_DRAWS = 100_000
-LAYERS = ("alphaearth", "tessera")
-DEFAULT_LAYERS = ("alphaearth",)
-
-
-_ALPHAEARTH = """\
-# SYNTHETIC embedding in AlphaEarth's format; another seed is another product.
-[[input]]
-name = "alphaearth"
-source = "raster"
-layer = "embedding"
-product = "synthetic-alphaearth/{seed}"
-decoder = "signed_square"
-valid = "all_bands_nodata"
-synthetic = true
-href = "alphaearth/{{city}}/annual/{{year}}/*/*.tiff"
-years = [{year}]
-title = "Synthetic embedding"
-license = "CC0-1.0"
-
-"""
-
-_TESSERA = """\
-# SYNTHETIC embedding in TESSERA's format; its tessera_metadata.json says which product it is.
-[[input]]
-name = "tessera"
-source = "tessera"
-synthetic = true
-href = "tessera"
-year = {year}
-title = "Synthetic TESSERA"
-license = "CC0-1.0"
-
-"""
-
-_INPUTS = {"alphaearth": _ALPHAEARTH, "tessera": _TESSERA}
 
 
 def city_file(cities: list[City], parameters: dict[str, Any]) -> str:
@@ -56,7 +22,8 @@ def city_file(cities: list[City], parameters: dict[str, Any]) -> str:
     seed, year = parameters["seed"], parameters["year"]
     layers = layers_of(parameters)
     tables = "\n".join(f"[city.{c.name}]\nbbox = {list(c.bbox)}\n" for c in cities)
-    inputs = "".join(_INPUTS[layer].format(seed=seed, year=year) for layer in layers)
+    inputs = "".join(LAYERS[layer].toml.format(seed=seed, year=year) for layer in layers)
+    features = [layer for layer in layers if LAYERS[layer].product]
     return f"""\
 # SYNTHETIC: a made-up world, written by `lczcube synth` with seed {seed}. Nothing here is real.
 id = "synthetic-{seed}"
@@ -92,7 +59,7 @@ min_confidence = 0.8
 exclude_eval_m = {PATCH_M}
 
 [run]
-features = {json.dumps(layers)}
+features = {json.dumps(features)}
 labels = ["labels"]
 year = {year}
 split = "polygon"
@@ -104,11 +71,6 @@ models = ["xgb", "unet"]
 epochs = 4                                  # small: a demonstration in minutes
 width = 8
 """
-
-
-def layers_of(parameters: dict[str, Any]) -> list[str]:
-    """Layers of a world; one that does not say has AlphaEarth alone."""
-    return list(parameters.get("layers", DEFAULT_LAYERS))
 
 
 def describe(
@@ -152,15 +114,13 @@ def describe(
 
 def _products(parameters: dict[str, Any]) -> dict[str, Any]:
     """``product`` of a world of AlphaEarth alone, else ``products`` by layer."""
-    seed = parameters["seed"]
+    seed, layers = parameters["seed"], layers_of(parameters)
     names = {
-        "alphaearth": f"synthetic-alphaearth/{seed}",
-        "tessera": f"tessera/0.0/synthetic-{seed}",
+        layer: LAYERS[layer].product.format(seed=seed) for layer in layers if LAYERS[layer].product
     }
-    layers = layers_of(parameters)
     if layers == list(DEFAULT_LAYERS):
         return {"product": names["alphaearth"]}
-    return {"products": {layer: names[layer] for layer in layers}}
+    return {"products": names}
 
 
 def _describe_city(city: City, model: EmbeddingModel, seed: int) -> dict[str, Any]:

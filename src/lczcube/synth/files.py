@@ -1,5 +1,6 @@
 """The files of a synthetic city: tiles of codes, the true map, the table of patches."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ OVERLAP_PX = 16
 _PART_PX = 256
 
 
-def tiles(out: Path, city: City, parameters: dict[str, Any]) -> list[tuple[Path, Window]]:
+def tiles(out: Path, city: City, parameters: Mapping[str, Any]) -> list[tuple[Path, Window]]:
     """Path and pixels of each tile; they reach past the city and overlap by 16 pixels."""
     side = parameters["tile_px"]
     step = side - OVERLAP_PX

@@ -11,31 +11,14 @@ from typing import Any
 
 from lczcube.errors import ConfigError, StoreError
 from lczcube.grid import BBox, Grid
-from lczcube.synth.aef_index import write_aef_index
 from lczcube.synth.city import City, draw_city
-from lczcube.synth.description import (
-    DEFAULT_LAYERS,
-    FORMAT,
-    LAYERS,
-    city_file,
-    describe,
-    layers_of,
-)
+from lczcube.synth.description import FORMAT, city_file, describe
 from lczcube.synth.embedding import Difficulty, EmbeddingModel, embedding_model
-from lczcube.synth.files import (
-    BLOCK_PX,
-    labels_path,
-    tiles,
-    truth_path,
-    write_labels,
-    write_tile,
-    write_truth,
-)
-from lczcube.synth.tessera import write_tessera
+from lczcube.synth.files import BLOCK_PX, labels_path, tiles, truth_path, write_labels, write_truth
+from lczcube.synth.layers import DEFAULT_LAYERS, LAYERS, TESSERA_FOLDER, layers_of
 
 MIN_KM = 1.5
 MAX_CITIES = 30
-TESSERA_FOLDER = "tessera"
 
 
 @dataclass(frozen=True)
@@ -124,7 +107,7 @@ def write_world(
     difficulty : Difficulty, optional
         Default: calibrated to real cities, see :class:`Difficulty`.
     layers : sequence of str
-        Embeddings to write: ``alphaearth``, ``tessera``. Both show the same world.
+        What to write: names of :data:`lczcube.synth.layers.LAYERS`. All show the same world.
     index : bool
         Also write the publisher's two index files beside the AlphaEarth tiles.
 
@@ -152,8 +135,8 @@ def write_world(
     """
     out = Path(out)
     difficulty = difficulty or Difficulty()
-    _require_parameters(cities=cities, km=km, seed=seed, year=year, tile_px=tile_px)
-    _require_layers(layers, index=index)
+    require_parameters(cities=cities, km=km, seed=seed, year=year, tile_px=tile_px)
+    require_layers(layers, index=index)
     parameters = {
         "cities": cities,
         "km": float(km),
@@ -173,7 +156,10 @@ def write_world(
     return _world(out, drawn, parameters)
 
 
-def _require_parameters(*, cities: int, km: float, seed: int, year: int, tile_px: int) -> None:
+def require_parameters(
+    *, cities: int, km: float, seed: int, year: int = 2021, tile_px: int = 256
+) -> None:
+    """Raise a ConfigError for a parameter of :func:`write_world` that is out of its range."""
     if not 1 <= cities <= MAX_CITIES:
         raise ConfigError(f"cities = {cities}: a world has 1-{MAX_CITIES} cities; ask for 2.")
     if not MIN_KM <= km < math.inf:
@@ -192,7 +178,8 @@ def _require_parameters(*, cities: int, km: float, seed: int, year: int, tile_px
         )
 
 
-def _require_layers(layers: Sequence[str], *, index: bool) -> None:
+def require_layers(layers: Sequence[str], *, index: bool = False) -> None:
+    """Raise a ConfigError for layers of :func:`write_world` that there are not."""
     unknown = [layer for layer in layers if layer not in LAYERS]
     if unknown or not layers or len(set(layers)) < len(layers):
         raise ConfigError(
@@ -224,35 +211,15 @@ def _write(
 ) -> None:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    layers = layers_of(parameters)
+    for layer in layers_of(parameters):
+        LAYERS[layer].write(partial, cities, parameters)
     for city in cities:
-        if "alphaearth" in layers:
-            _write_alphaearth(partial, city, parameters, model)
         write_truth(truth_path(partial, city), city, parameters["seed"])
         write_labels(labels_path(partial, city), city, parameters["seed"])
-    if "tessera" in layers:
-        write_tessera(
-            partial / TESSERA_FOLDER,
-            cities,
-            seed=parameters["seed"],
-            year=parameters["year"],
-            difficulty=Difficulty(**parameters["difficulty"]),
-        )
     (partial / "world.toml").write_text(city_file(cities, parameters))
     description = json.dumps(describe(cities, parameters, model), indent=2) + "\n"
     (partial / "world.json").write_text(description)
     os.replace(partial, out)
-
-
-def _write_alphaearth(
-    out: Path, city: City, parameters: dict[str, Any], model: EmbeddingModel
-) -> None:
-    places = tiles(out, city, parameters)
-    for path, window in places:
-        write_tile(path, window, city, model, parameters["year"])
-    if parameters.get("index"):
-        annual = places[0][0].parents[2]
-        write_aef_index(annual, city, places, year=parameters["year"])
 
 
 def _world(out: Path, cities: list[City], parameters: dict[str, Any]) -> World:
