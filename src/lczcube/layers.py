@@ -31,13 +31,13 @@ from lczcube.quantities import (
 )
 from lczcube.reader import Storage
 from lczcube.sources.open_buildings_pixels import BUILDING_BANDS
-from lczcube.tiles import LCZ_BAND, PlacedTile, place_tiles, tile_of
+from lczcube.tiles import LCZ_BAND, PlacedTile, pixels_asset, place_tiles, tile_of
 
-ASSET = "data"
 LCZ_CODES = "lcz_codes"
 """Decoder of maps of zones: it is applied when pixels are read, whatever a file's own codes."""
 
 SCALES = "scales"
+CLASSES = "classification:classes"
 
 Engine = Literal["native", "odc", "stackstac"]
 
@@ -112,9 +112,12 @@ def open_layer(
     else:
         _require_resampling(layer, str(bands[0]["data_type"]))
         variables = _code_variables(mosaics, layer)
-        if engine != "native":
+        is_drawn = any(placed.tile.kind == "features" for placed in mosaics[0].tiles)
+        if engine != "native" and not is_drawn:
             _require_stored_codes(layer, engine)
             _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
+    if CLASSES in bands[0] and name in variables:
+        variables[name].attrs |= _flags(bands[0][CLASSES])
     has_bands = any(f"{name}_band" in variable.dims for variable in variables.values())
     coordinates = _coordinates(wanted, name, bands if has_bands else ())
     if not layer.static:
@@ -378,6 +381,14 @@ def _scale_variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
     return xr.Variable(dims, data, {"long_name": f"Scale of the codes of {layer.name}"})
 
 
+def _flags(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """CF attributes of codes that are categories."""
+    return {
+        "flag_values": [int(known["value"]) for known in classes],
+        "flag_meanings": " ".join(str(known["name"]) for known in classes),
+    }
+
+
 def _date(item: pystac.Item) -> str:
     return str(item.datetime or item.properties.get("start_datetime"))[:10]
 
@@ -399,10 +410,10 @@ def _common_bands(items: Sequence[pystac.Item], name: str) -> list[dict[str, Any
 
 def _bands(item: pystac.Item) -> list[dict[str, Any]]:
     """What is read: the bands as they are stored, or the one of a map as zones."""
-    fields = item.assets[ASSET].extra_fields
+    fields = pixels_asset(item).extra_fields
     if LCZ_BAND in fields:
         return [{"name": "lcz", "data_type": "uint8", "nodata": NODATA}]
-    keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset")
+    keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset", CLASSES)
     bands = fields["bands"]
     return [{key: band[key] for key in keys if band.get(key) is not None} for band in bands]
 

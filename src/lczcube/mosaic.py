@@ -413,7 +413,10 @@ def require_covered(mosaic: Mosaic) -> None:
 
 def _identity(mosaic: Mosaic) -> Any:
     tiles = [
-        (t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum, t.band, t.zones)
+        (
+            *(t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum),
+            *(t.band, t.zones, t.bands),
+        )
         for t in (placed.tile for placed in (*mosaic.tiles, *mosaic.scale_tiles))
     ]
     frame = (str(mosaic.frame.crs), mosaic.frame.affine[:6], tuple(mosaic.frame.shape))

@@ -1,7 +1,8 @@
 """Reading pixels of one tile: all bands of a window at once, north-up, on the pixels of a frame.
 
 A tile on the frame's lattice is read as it lies; of another, each pixel of the frame takes the
-stored pixel that holds its centre. Averages are made in :mod:`lczcube.averaging`.
+stored pixel that holds its centre. A table of features is drawn (:mod:`lczcube.masks`). Averages
+are made in :mod:`lczcube.averaging`.
 
 A file is opened, read and closed in one call: nothing stays in GDAL's block cache, so memory does
 not grow with the area.
@@ -17,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from lczcube.errors import SourceError
+from lczcube.masks import read_masks
 from lczcube.tiles import PlacedTile, Rect, Tile
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,9 @@ def read_tile(placed: PlacedTile, rect: Rect, frame: GeoBox, storage: Storage) -
     LabelError
         If a map of zones holds a code that its table does not name.
     """
-    if placed.on_lattice:
+    if placed.tile.kind == "features":
+        codes = read_masks(placed, rect, frame, storage.fill)
+    elif placed.on_lattice:
         codes = _read_on_lattice(placed, rect, storage.fill)
     else:
         codes = _read_nearest(placed.tile, rect, frame, storage.fill)

@@ -32,7 +32,14 @@ N_SEGMENTS = 64
 LCZ_BAND = "lczcube:band"
 """Field of an asset that holds a map of zones: which of its ``bands`` is read."""
 
-_FILE_KINDS = {"application/x-npy": "npy", "application/vnd.zarr": "zarr"}
+PIXELS_ASSET, FEATURES_ASSET = "data", "features"
+"""Keys of the asset that holds an item's pixels, and of the table that they are drawn from."""
+
+_FILE_KINDS = {
+    "application/x-npy": "npy",
+    "application/vnd.zarr": "zarr",
+    "application/vnd.apache.parquet": "features",
+}
 
 
 class Rect(NamedTuple):
@@ -79,7 +86,8 @@ class Tile:
     item_id, href : str
         The item, and where its pixels are.
     kind : str
-        ``gdal``, ``npy`` or ``zarr``.
+        ``gdal``, ``npy`` or ``zarr``; ``features`` for a table of shapes, which has no pixels of
+        its own and is drawn on those of any frame.
     crs : str
         Of the file.
     affine : affine.Affine
@@ -104,6 +112,8 @@ class Tile:
         Position of the one band that is read; None for all.
     zones : CodeTable or None
         For a map of zones: what its codes become when they are read.
+    bands : tuple of str
+        Masks that are drawn of a table of features; empty for files of pixels.
     """
 
     item_id: str
@@ -121,10 +131,22 @@ class Tile:
     checksum: str = ""
     band: int | None = None
     zones: CodeTable | None = None
+    bands: tuple[str, ...] = ()
 
     @cached_property
     def geobox(self) -> GeoBox:
-        """The pixels as stored."""
+        """The pixels as stored.
+
+        Raises
+        ------
+        CatalogError
+            If there are none.
+        """
+        if self.kind == "features":
+            raise CatalogError(
+                f"item {self.item_id!r} is a table of features and has no pixels of its own; "
+                "take the grid's anchor from another input."
+            )
         rows, columns = self.shape
         return GeoBox(wh_(columns, rows), self.affine, CRS(self.crs))
 
@@ -171,6 +193,8 @@ class PlacedTile:
         """The smallest rectangle of the frame that holds it."""
         if self.rect is not None:
             return self.rect
+        if shapely.is_empty(self.extent):
+            return Rect(0, 0, 0, 0)
         left, top, right, bottom = shapely.bounds(self.extent).tolist()
         floor, ceil = int(np.floor(top)), int(np.ceil(bottom))
         return Rect(floor, int(np.floor(left)), ceil, int(np.ceil(right)))
@@ -187,15 +211,53 @@ class PlacedTile:
         return inside
 
 
-def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
+def pixels_asset(item: pystac.Item) -> pystac.Asset:
+    """The asset that an item's pixels are read from, or drawn from."""
+    assets = item.assets
+    return assets[PIXELS_ASSET] if PIXELS_ASSET in assets else assets[FEATURES_ASSET]
+
+
+def tile_of(item: pystac.Item, asset_key: str | None = None) -> Tile:
     """The tile that an asset of an item describes; opens no file.
+
+    Parameters
+    ----------
+    item : pystac.Item
+        From a catalog.
+    asset_key : str, optional
+        Default: :func:`pixels_asset`.
 
     Raises
     ------
     CatalogError
         If the item does not say where its pixels lie.
     """
-    asset = item.assets[asset_key]
+    asset = pixels_asset(item) if asset_key is None else item.assets[asset_key]
+    media_type = str(asset.media_type or "").split(";", maxsplit=1)[0].strip()
+    kind = _FILE_KINDS.get(media_type, "gdal")
+    return _table_of(item, asset) if kind == "features" else _raster_of(item, asset, kind)
+
+
+def _table_of(item: pystac.Item, asset: pystac.Asset) -> Tile:
+    return Tile(
+        item_id=item.id,
+        href=asset.href,
+        kind="features",
+        crs=str(item.properties["proj:code"]),
+        affine=Affine.identity(),
+        shape=(0, 0),
+        block_shape=(0, 0),
+        axes="band,y,x",
+        array="",
+        time_index=None,
+        footprint=shapely.geometry.shape(item.geometry),
+        size_bytes=asset.extra_fields.get("file:size"),
+        checksum=str(asset.extra_fields.get("file:checksum", "")),
+        bands=tuple(str(band["name"]) for band in asset.extra_fields["bands"]),
+    )
+
+
+def _raster_of(item: pystac.Item, asset: pystac.Asset, kind: str) -> Tile:
     facts: dict[str, Any] = {**item.properties, **asset.extra_fields}
     crs = facts.get("proj:code") or facts.get("proj:wkt2")
     transform, shape = facts.get("proj:transform"), facts.get("proj:shape")
@@ -207,11 +269,10 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
     zarr: Mapping[str, Any] = facts.get("lczcube:zarr", {})
     rows, columns = (int(n) for n in shape)
     band = _lcz_band(asset)
-    media_type = str(asset.media_type or "").split(";", maxsplit=1)[0].strip()
     return Tile(
         item_id=item.id,
         href=asset.href,
-        kind=_FILE_KINDS.get(media_type, "gdal"),
+        kind=kind,
         crs=str(crs),
         affine=Affine(*[float(v) for v in transform[:6]]),
         shape=(rows, columns),
@@ -262,6 +323,8 @@ def _block_shape(facts: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int,
 
 
 def _place(tile: Tile, frame: GeoBox) -> PlacedTile:
+    if tile.kind == "features":
+        return PlacedTile(tile, None, _projected_footprint(tile, frame), None)
     rect = _lattice_rect(tile, frame)
     extent = None if rect is not None else _projected_extent(tile, frame)
     footprint = _projected_footprint(tile, frame)

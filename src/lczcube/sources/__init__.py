@@ -17,6 +17,8 @@ from lczcube.sources import (
     label_raster,
     lcz_map,
     open_buildings,
+    osm,
+    osm_raster,
     patches,
     polygons,
     raster,
@@ -32,6 +34,8 @@ from lczcube.sources.items import SourceItem
 from lczcube.sources.label_raster import LabelRasterInput
 from lczcube.sources.lcz_map import LczMapInput
 from lczcube.sources.open_buildings import OpenBuildingsInput
+from lczcube.sources.osm import OsmInput
+from lczcube.sources.osm_raster import OsmRasterInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
@@ -55,6 +59,8 @@ AnyInput = Annotated[
     | AlphaEarthInput
     | TesseraInput
     | LczMapInput
+    | OsmInput
+    | OsmRasterInput
     | PolygonsInput
     | TrainingAreasInput
     | OpenBuildingsInput
@@ -75,6 +81,8 @@ _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
     "alphaearth": alphaearth,
     "tessera": tessera,
+    "osm": osm,
+    "osm_raster": osm_raster,
     "open_buildings": open_buildings,
     "lcz_map": lcz_map,
     "polygons": polygons,

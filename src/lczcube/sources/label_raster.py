@@ -14,6 +14,7 @@ from lczcube.sources.files import SourceFile, require_file
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_tables import LabelInput, Rows, label_item
 from lczcube.sources.lcz_codes import Recode, require_natural, zones_of
+from lczcube.sources.osm_rasterizer import require_no_osm_raster
 from lczcube.sources.raster import open_raster, resolution_m
 
 if TYPE_CHECKING:
@@ -53,13 +54,15 @@ def build_items(entry: LabelRasterInput, file: SourceFile) -> list[SourceItem]:
     MissingInputError
         If the file is not there.
     SourceError
-        If it cannot be read, has no CRS, is rotated, or is too large to be read whole.
+        If it cannot be read, has no CRS, is rotated, is too large to be read whole, or is output of
+        osm-rasterizer.
     LabelError
         If a code is no LCZ and is not in ``drop_classes``, or is not in ``recode`` where there is
         one, or if codes 1-10 alone cover much ground.
     """
     require_file(file)
     with open_raster(file) as raster:
+        require_no_osm_raster(raster, file.href)
         if raster.width * raster.height > MAX_PIXELS:
             raise SourceError(
                 f"{file.href} has {raster.width} x {raster.height} pixels; labels are read whole, "

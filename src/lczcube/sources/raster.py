@@ -34,6 +34,7 @@ from lczcube.sources.items import (
     new_item,
     safe_id,
 )
+from lczcube.sources.osm_rasterizer import require_no_osm_raster
 
 if TYPE_CHECKING:
     import pystac
@@ -121,10 +122,13 @@ def build_items(entry: RasterInput, file: SourceFile) -> list[SourceItem]:
     MissingInputError
         If the file is not there.
     SourceError
-        If it cannot be read, has no CRS, is rotated, or its bands differ in dtype or nodata.
+        If it cannot be read, has no CRS, is rotated, its bands differ in dtype or nodata, or it is
+        output of osm-rasterizer, whose nodata is data, and no other is given.
     """
     require_file(file)
     with open_raster(file) as raster:
+        if entry.nodata is None:
+            require_no_osm_raster(raster, file.href)
         return [SourceItem(_item(entry, file, raster))]
 
 
