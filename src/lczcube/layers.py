@@ -31,6 +31,9 @@ from lczcube.reader import Storage
 from lczcube.tiles import PlacedTile, place_tiles, tile_of
 
 ASSET = "data"
+FOOTPRINT = "footprint"
+"""The rule of validity by which codes outside a tile's footprint mean nothing."""
+
 SCALES = "scales"
 
 Engine = Literal["native", "odc", "stackstac"]
@@ -98,6 +101,7 @@ def open_layer(
     """
     name = layer.name
     bands = _common_bands(items, name)
+    _require_nodata_code(layer, items, bands)
     by_date = _by_date(items, layer)
     quantities = quantities_of(layer, _names(bands))
     mosaics = [_mosaic(layer, part, bands, wanted) for part in by_date.values()]
@@ -107,6 +111,7 @@ def open_layer(
         _require_resampling(layer, str(bands[0]["data_type"]))
         variables = _code_variables(mosaics, layer)
         if engine != "native":
+            _require_plain(layer, items, engine)
             _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
     has_bands = any(f"{name}_band" in variable.dims for variable in variables.values())
     coordinates = _coordinates(wanted, name, bands if has_bands else ())
@@ -124,7 +129,7 @@ def quantities_of(layer: Layer, bands: Sequence[str]) -> dict[str, Quantity]:
     Buildings (by the names of its bands) the height weighted by presence, the share and the count.
     """
     if layer.layer == "canopy" and len(bands) == 1:
-        found = canopy()
+        found = canopy(from_overviews=layer.overviews)
     elif layer.layer == "buildings" and set(BUILDING_BANDS) <= set(bands):
         found = buildings(bands)
     else:
@@ -259,7 +264,9 @@ def _mosaic(
     frame = wanted.frame
     coding = _coding(layer, bands)
     scales = place_tiles([tile_of(i, SCALES) for i in items], frame) if coding.has_scales else []
-    tiles = tuple(place_tiles([tile_of(item) for item in items], frame))
+    bounded = layer.valid == FOOTPRINT
+    stored_tiles = [replace(tile_of(item), is_bounded=bounded) for item in items]
+    tiles = tuple(place_tiles(stored_tiles, frame))
     stored = Storage(
         str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
     )
@@ -286,7 +293,7 @@ def _averaged(
     """What to average: the quantities of heights, or all bands where a tile is off the lattice."""
     quantities = tuple(quantities_of(layer, bands).values())
     if quantities:
-        return Averaged(stored, quantities)
+        return Averaged(stored, quantities, layer.overviews)
     if stored.resampling in AVERAGING and not all(placed.on_lattice for placed in tiles):
         return Averaged(stored, band_quantities(stored))
     return None
@@ -399,6 +406,31 @@ def _require_resampling(layer: Layer, dtype: str) -> None:
         )
 
 
+def _hides_codes(layer: Layer, items: Sequence[pystac.Item]) -> bool:
+    return layer.valid == FOOTPRINT or any(tile_of(item).mask is not None for item in items)
+
+
+def _require_nodata_code(
+    layer: Layer, items: Sequence[pystac.Item], bands: Sequence[dict[str, Any]]
+) -> None:
+    """Raise where pixels are to be hidden and whole numbers have no code that says so."""
+    dtype = np.dtype(str(bands[0]["data_type"]))
+    if dtype.kind != "f" and bands[0].get("nodata") is None and _hides_codes(layer, items):
+        raise CatalogError(
+            f"layer {layer.name!r} holds {dtype} codes without a nodata code, and masks or "
+            "footprints that say where it has none. Set nodata in its [[input]]."
+        )
+
+
+def _require_plain(layer: Layer, items: Sequence[pystac.Item], engine: Engine) -> None:
+    """Raise where an engine would take for data what masks or footprints hide."""
+    if _hides_codes(layer, items):
+        raise CatalogError(
+            f"layer {layer.name!r} has masks or footprints that say where it is valid, which "
+            f'engine {engine!r} does not look at; use engine = "native".'
+        )
+
+
 def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
     chunks = [min(chunk_px, n_px - start) for start in range(0, n_px, chunk_px)]
     chunks[0] += halo
@@ -409,7 +441,8 @@ def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
 def _coding(layer: Layer, bands: Sequence[dict[str, Any]]) -> Coding:
     return Coding(
         decoder=layer.decoder,
-        valid=layer.valid,
+        # The reader writes nodata outside footprints.
+        valid="nodata" if layer.valid == FOOTPRINT else layer.valid,
         nodata=bands[0].get("nodata"),
         scale=tuple(float(band.get("raster:scale", 1)) for band in bands),
         offset=tuple(float(band.get("raster:offset", 0)) for band in bands),

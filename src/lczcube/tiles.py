@@ -5,7 +5,7 @@ right and down from its upper-left corner. A tile on the frame's own lattice is 
 flipped where it is stored south-up; any other tile is resampled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -27,6 +27,11 @@ DEFAULT_BLOCK_PX = 512
 
 N_SEGMENTS = 64
 """Pieces that an edge is cut into before it is projected: 100 km then bends by under 0.1 m."""
+
+OUTLINE_BLOCK_PX = 512
+"""Side of the squares that are asked as a whole if an outline holds them."""
+
+MASK = "mask"
 
 _FILE_KINDS = {"application/x-npy": "npy", "application/vnd.zarr": "zarr"}
 
@@ -67,6 +72,22 @@ class Rect(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Mask:
+    """A raster that says which pixels of a tile hold data, pixel by pixel as stored.
+
+    Attributes
+    ----------
+    href : str
+        Where it is.
+    zero_is_valid : bool
+        False: 0 means that there is no data, as in GDAL's masks.
+    """
+
+    href: str
+    zero_is_valid: bool
+
+
+@dataclass(frozen=True)
 class Tile:
     """One file of a layer, as stored.
 
@@ -96,6 +117,10 @@ class Tile:
         Of the file, where the catalog knows it.
     checksum : str
         Of the file, where the catalog knows it; else empty.
+    mask : Mask or None
+        Which pixels hold data.
+    is_bounded : bool
+        True where codes outside the footprint mean nothing, rather than what they say.
     """
 
     item_id: str
@@ -111,6 +136,8 @@ class Tile:
     footprint: shapely.Geometry | None
     size_bytes: int | None = None
     checksum: str = ""
+    mask: Mask | None = None
+    is_bounded: bool = False
 
     @cached_property
     def geobox(self) -> GeoBox:
@@ -122,6 +149,32 @@ class Tile:
     def is_band_last(self) -> bool:
         """True when the bands of a pixel lie side by side."""
         return self.axes.endswith("band")
+
+    @property
+    def hides_codes(self) -> bool:
+        """True where a mask or the footprint makes stored codes nodata."""
+        return self.mask is not None or self.is_bounded
+
+    def in_footprint(self, rows: slice, columns: slice) -> npt.NDArray[np.bool_]:
+        """Which pixels of a window, as stored, have their centre in the footprint."""
+        rect = Rect(rows.start, columns.start, rows.stop, columns.stop)
+        inside = np.zeros(rect.shape, dtype=bool)
+        for block in _blocks_of(rect):
+            outline = shapely.box(block.left, block.top, block.right, block.bottom)
+            # The part is nobody else's: threads may not share what _centres_in prepares.
+            part = shapely.intersection(self._stored_footprint, outline)
+            if part.is_empty:
+                continue
+            is_whole = shapely.covers(part, outline)
+            inside[block.within(rect)] = True if is_whole else _centres_in(part, block)
+        return inside
+
+    @cached_property
+    def _stored_footprint(self) -> shapely.Geometry:
+        """The footprint in pixel coordinates of the file."""
+        if self.footprint is None or self.footprint.is_empty:
+            return shapely.Polygon()
+        return _to_frame(self.footprint, "EPSG:4326", self.geobox)
 
 
 @dataclass(frozen=True)
@@ -211,7 +264,17 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
         footprint=None if item.geometry is None else shapely.geometry.shape(item.geometry),
         size_bytes=asset.extra_fields.get("file:size"),
         checksum=str(asset.extra_fields.get("file:checksum", "")),
+        mask=_mask_of(item) if asset_key == "data" else None,
     )
+
+
+def _mask_of(item: pystac.Item) -> Mask | None:
+    """The mask that says of itself what it means; any other is somebody's picture."""
+    asset = item.assets.get(MASK)
+    means = None if asset is None else asset.extra_fields.get("lczcube:mask")
+    if asset is None or means is None:
+        return None
+    return Mask(asset.href, zero_is_valid=means == "zero_is_valid")
 
 
 def place_tiles(tiles: Sequence[Tile], frame: GeoBox) -> list[PlacedTile]:
@@ -304,6 +367,12 @@ def _inner(rect: Rect | None, extent: shapely.Geometry | None, frame: GeoBox) ->
         extent = shapely.box(rect.left, rect.top, rect.right, rect.bottom)
     rows, columns = frame.shape
     return shapely.intersection(shapely.buffer(extent, -0.45), shapely.box(0, 0, columns, rows))
+
+
+def _blocks_of(rect: Rect) -> Iterator[Rect]:
+    for top in range(rect.top, rect.bottom, OUTLINE_BLOCK_PX):
+        for left in range(rect.left, rect.right, OUTLINE_BLOCK_PX):
+            yield Rect(top, left, top + OUTLINE_BLOCK_PX, left + OUTLINE_BLOCK_PX).meet(rect)
 
 
 def _centres_in(outline: shapely.Geometry, rect: Rect) -> npt.NDArray[np.bool_]:

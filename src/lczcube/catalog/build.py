@@ -18,6 +18,7 @@ from lczcube.config import CityFile, read_config
 from lczcube.errors import CatalogError, LczcubeError, SourceError
 from lczcube.sources import Input, SourceItem, build_items, find_files
 from lczcube.sources.files import file_facts, redact
+from lczcube.sources.inputs import Publication
 from lczcube.sources.items import LCZCUBE_URI, PARQUET_TYPE, SCIENTIFIC_URI
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _FIELDS = (
     "license_note",
     "synthetic",
     "static",
+    "overviews",
 )
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -271,14 +273,15 @@ def _collection(entry: Input, made: Sequence[SourceItem]) -> pystac.Collection:
 
     items = [source_item.item for source_item in made]
     made_up = " Synthetic: made-up data." if entry.synthetic else ""
-    citation = _citation_fields(entry)
+    publication = _publication(entry, made)
+    citation = _citation_fields(publication)
     collection = pystac.Collection(
         id=entry.name,
         title=entry.title,
         description=f"{entry.title or entry.name}, input of kind {entry.source}.{made_up}",
-        license=entry.license or _published(entry, "license") or "other",
+        license=entry.license or (publication.license if publication else "other"),
         extent=pystac.Extent.from_items(items),
-        extra_fields=_our_fields(entry, made[0].coding) | citation,
+        extra_fields=_our_fields(entry, made[0].coding, publication) | citation,
         stac_extensions=[LCZCUBE_URI, *([SCIENTIFIC_URI] if citation else [])],
         keywords=["synthetic"] if entry.synthetic else None,
     )
@@ -286,32 +289,32 @@ def _collection(entry: Input, made: Sequence[SourceItem]) -> pystac.Collection:
     return collection
 
 
-def _our_fields(entry: Input, coding: Mapping[str, str]) -> dict[str, Any]:
+def _our_fields(
+    entry: Input, coding: Mapping[str, str], publication: Publication | None
+) -> dict[str, Any]:
     values: dict[str, Any] = {
         "ai_derived": entry.ai_derived,
         "synthetic": entry.synthetic,
-        "license_note": entry.license_note or _published(entry, "license_note"),
+        "license_note": entry.license_note or (publication.license_note if publication else None),
         **entry.layer_fields,
         **coding,
     }
     return {f"lczcube:{k}": values[k] for k in _FIELDS if values.get(k) is not None}
 
 
-def _citation_fields(entry: Input) -> dict[str, Any]:
-    citation, doi = _published(entry, "citation"), _published(entry, "doi")
-    if citation is None:
+def _citation_fields(publication: Publication | None) -> dict[str, Any]:
+    if publication is None:
         return {}
+    citation = publication.citation
     return {
         "sci:citation": citation,
-        "sci:publications": [{"doi": doi, "citation": citation}],
+        "sci:publications": [{"doi": publication.doi, "citation": citation}],
     }
 
 
-def _published(entry: Input, name: str) -> str | None:
+def _publication(entry: Input, made: Sequence[SourceItem]) -> Publication | None:
     """What the publisher of an input says; nothing for made-up data."""
-    if entry.publication is None or entry.synthetic:
-        return None
-    return str(getattr(entry.publication, name))
+    return None if entry.synthetic else made[0].publication or entry.publication
 
 
 def _move(staging: Path, target: Path) -> None:

@@ -35,6 +35,8 @@ class Layer:
         Product of a model; made-up; without a date.
     license, license_note : str
         SPDX licence (``other`` if not stated), and what it asks of a map (``""`` if nothing).
+    overviews : bool
+        True where overviews may be read in place of stored pixels.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Layer:
     license_note: str
     synthetic: bool
     static: bool
+    overviews: bool
 
 
 def open_catalog(href: str | Path) -> Catalog:
@@ -157,6 +160,7 @@ def _layer(collection: pystac.Collection) -> Layer:
         license_note=of("license_note", ""),
         synthetic=of("synthetic", False),
         static=of("static", False),
+        overviews=of("overviews", False),
     )
 
 

@@ -12,8 +12,9 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lczcube.sources import alphaearth, label_raster, patches, polygons, raster, tessera
+from lczcube.sources import alphaearth, canopy, label_raster, patches, polygons, raster, tessera
 from lczcube.sources.alphaearth import AlphaEarthInput
+from lczcube.sources.canopy import CanopyInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
 from lczcube.sources.inputs import EmbeddingInput, Input
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 AnyInput = Annotated[
-    RasterInput | AlphaEarthInput | TesseraInput | PolygonsInput | LabelRasterInput | PatchesInput,
+    RasterInput | AlphaEarthInput | TesseraInput | CanopyInput | PolygonsInput | LabelRasterInput | PatchesInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -51,6 +52,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
     "alphaearth": alphaearth,
     "tessera": tessera,
+    "canopy": canopy,
     "polygons": polygons,
     "label_raster": label_raster,
     "patches": patches,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import rasterio.crs
 
     from lczcube.sources.footprints import Footprint
+    from lczcube.sources.inputs import Publication
 
 _STAC_EXTENSIONS = "https://stac-extensions.github.io"
 PROJECTION_URI = f"{_STAC_EXTENSIONS}/projection/v2.0.0/schema.json"
@@ -68,11 +69,14 @@ class SourceItem:
     coding : mapping of str to str
         ``product``, ``decoder`` and ``valid`` where the file decides them; all items of an input
         agree.
+    publication : Publication or None
+        Licence and citation, where the file decides them; all items of one ``coding`` agree.
     """
 
     item: pystac.Item
     table: ItemTable | None = None
     coding: Mapping[str, str] = field(default_factory=dict)
+    publication: Publication | None = None
 
 
 def safe_id(text: str) -> str:

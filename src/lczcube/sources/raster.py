@@ -130,11 +130,24 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
     SourceError
         If it cannot be read, has no CRS, or its transform is rotated or missing.
     """
+    with open_pixels(file) as raster:
+        _require_georeferenced(raster, file)
+        yield raster
+
+
+@contextmanager
+def open_pixels(file: SourceFile) -> Iterator[DatasetReader]:
+    """A raster open for reading, wherever it lies: masks do not say where.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    """
     from rasterio.errors import RasterioError
 
     try:
         with _opened(file.href) as raster:
-            _require_georeferenced(raster, file)
             yield raster
     except (RasterioError, OSError) as error:
         raise SourceError(
@@ -207,7 +220,7 @@ def _asset(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pysta
         roles=["data"],
         extra_fields={
             "bands": _bands(entry, file, raster),
-            "raster:spatial_resolution": _resolution_m(raster),
+            "raster:spatial_resolution": resolution_m(raster),
             "lczcube:block_shape": list(raster.block_shapes[0]),
             **file_facts(file.href),
         },
@@ -293,7 +306,8 @@ def _number(value: float, dtype: np.dtype[Any]) -> float:
     return float(value) if dtype.kind == "f" else int(value)
 
 
-def _resolution_m(raster: DatasetReader) -> float:
+def resolution_m(raster: DatasetReader) -> float:
+    """Side of a pixel: of a square of its area, in metres of the CRS or, for degrees, of ground."""
     affine = raster.transform
     if raster.crs.is_projected:
         side_m = math.sqrt(abs(affine.a * affine.e)) * raster.crs.linear_units_factor[1]
