@@ -28,7 +28,7 @@ from lczcube.quantities import (
     canopy,
 )
 from lczcube.reader import Storage
-from lczcube.tiles import PlacedTile, place_tiles, tile_of
+from lczcube.tiles import PlacedTile, mask_of, place_tiles, tile_of
 
 ASSET = "data"
 FOOTPRINT = "footprint"
@@ -407,7 +407,7 @@ def _require_resampling(layer: Layer, dtype: str) -> None:
 
 
 def _hides_codes(layer: Layer, items: Sequence[pystac.Item]) -> bool:
-    return layer.valid == FOOTPRINT or any(tile_of(item).mask is not None for item in items)
+    return layer.valid == FOOTPRINT or any(mask_of(item) for item in items)
 
 
 def _require_nodata_code(

@@ -264,11 +264,11 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
         footprint=None if item.geometry is None else shapely.geometry.shape(item.geometry),
         size_bytes=asset.extra_fields.get("file:size"),
         checksum=str(asset.extra_fields.get("file:checksum", "")),
-        mask=_mask_of(item) if asset_key == "data" else None,
+        mask=mask_of(item) if asset_key == "data" else None,
     )
 
 
-def _mask_of(item: pystac.Item) -> Mask | None:
+def mask_of(item: pystac.Item) -> Mask | None:
     """The mask that says of itself what it means; any other is somebody's picture."""
     asset = item.assets.get(MASK)
     means = None if asset is None else asset.extra_fields.get("lczcube:mask")
