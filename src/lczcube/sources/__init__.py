@@ -37,7 +37,13 @@ __all__ = [
 ]
 
 AnyInput = Annotated[
-    RasterInput | AlphaEarthInput | TesseraInput | CanopyInput | PolygonsInput | LabelRasterInput | PatchesInput,
+    RasterInput
+    | AlphaEarthInput
+    | TesseraInput
+    | CanopyInput
+    | PolygonsInput
+    | LabelRasterInput
+    | PatchesInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""

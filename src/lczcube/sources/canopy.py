@@ -1,4 +1,4 @@
-"""Source ``canopy``: canopy heights of Meta and WRI, in whole metres; or any raster of such heights.
+"""Source ``canopy``: canopy heights of Meta and WRI, in metres, or any raster of such heights.
 
 The publisher's tiles are named by quadkeys, so their place is known without opening them. Where
 they hold data is said by other files: a mask beside version 1, footprints beside version 2.
@@ -96,9 +96,7 @@ class CanopyInput(Input):
         return self
 
 
-def find_files(
-    entry: CanopyInput, *, folder: Path, cities: Mapping[str, BBox]
-) -> list[SourceFile]:
+def find_files(entry: CanopyInput, *, folder: Path, cities: Mapping[str, BBox]) -> list[SourceFile]:
     """The tiles and exports an input means; opens none of them, reads an index.
 
     Raises
@@ -206,9 +204,7 @@ def _indexed(entry: CanopyInput, folder: Path, boxes: Sequence[BBox]) -> list[So
     return list(_tiles_at(entry, root, sorted(near), folder))
 
 
-def _require_version(
-    entry: CanopyInput, quadkeys: Collection[str], href: str
-) -> Collection[str]:
+def _require_version(entry: CanopyInput, quadkeys: Collection[str], href: str) -> Collection[str]:
     zooms = {len(name) for name in quadkeys}
     if len(zooms) == 1 and entry.version not in (None, VERSIONS[min(zooms)].number):
         raise SourceError(

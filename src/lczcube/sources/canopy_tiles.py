@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lczcube.errors import SourceError
@@ -230,7 +230,7 @@ def _require_place(raster: DatasetReader, file: CanopyTile) -> None:
             f"canopy height is in {CRS}. Use the original tile, or name an export otherwise."
         )
     rows, columns = raster.shape
-    a, b, c, d, e, f = file.tile.transform(columns)
+    a, _, c, _, e, f = file.tile.transform(columns)
     found = raster.transform
     apart_px = max(
         abs(found.c - c) / a,
@@ -281,9 +281,7 @@ def _assets(
     return assets
 
 
-def _mask_asset(
-    entry: CanopyInput, file: CanopyTile, href: str, header: _Header
-) -> pystac.Asset:
+def _mask_asset(entry: CanopyInput, file: CanopyTile, href: str, header: _Header) -> pystac.Asset:
     import pystac
 
     if not is_remote(href):

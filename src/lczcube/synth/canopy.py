@@ -59,7 +59,7 @@ STANDS: Mapping[int, Stand] = {
     14: Stand(0.02, 4, 10),
     **dict.fromkeys((15, 16, 17), _NONE),
 }
-"""By zone: dense trees (11), scattered trees (12), bushes under 2.5 m (13), few where it is built."""
+"""By zone: dense trees (11), scattered (12), bushes under 2.5 m (13), few where it is built."""
 
 
 def write_canopy(
@@ -159,7 +159,8 @@ def _stands(city: City, x: Any, y: Any) -> npt.NDArray[np.float64]:
     window = Window(*(int(v) for v in (column.min(), row.min(), column.max() + 1, row.max() + 1)))
     zones = city.zone_map.classes(window)[row - window.y0, column - window.x0]
     table = np.array([_NONE, *(STANDS[zone] for zone in range(1, 18))], dtype=np.float64)
-    return table[zones]
+    stands: npt.NDArray[np.float64] = table[zones]
+    return stands
 
 
 def _random(rows: Any, columns: Any, seed: int, stream: int) -> npt.NDArray[np.float64]:
@@ -214,7 +215,7 @@ class _Sheet:
 
 def _tiles_of(cities: Sequence[City], layout: Version) -> dict[QuadTile, City]:
     """The tiles of the cities; none holds two, as cities are far apart."""
-    found = {}
+    found: dict[QuadTile, City] = {}
     for city in cities:
         bbox = project_bbox(_covered(city), city.grid.crs, "EPSG:4326")
         found |= dict.fromkeys(tiles_meeting([bbox], layout.zoom), city)
