@@ -192,7 +192,7 @@ def test_the_tiles_that_a_box_meets_are_those_whose_bbox_meets_it() -> None:
     every = (QuadTile(9, x, y) for x in range(250, 262) for y in range(250, 262))
     area = shapely.box(*box)
     assert found == [t for t in every if shapely.intersection(shapely.box(*t.bbox), area).area > 0]
-    assert len(found) == 12
+    assert len(found) == 3 * 5
 
 
 @pytest.mark.parametrize("text", ["", "1204", "12a"])
@@ -792,10 +792,8 @@ def test_trees_stand_where_the_zones_have_them(city: City) -> None:
 def test_a_window_of_trees_does_not_depend_on_what_is_drawn_beside_it(city: City) -> None:
     minx, miny, _, _ = city.grid.bbox
     x, y = np.meshgrid(minx + np.arange(0, 400, 3.0), miny + np.arange(0, 300, 3.0))
-    whole = canopy_heights(city, x, y, seed=1)
-    np.testing.assert_array_equal(
-        whole[20:50, 30:90], canopy_heights(city, x[20:50, 30:90], y[20:50, 30:90], seed=1)
-    )
+    whole, part = canopy_heights(city, x, y, seed=1), np.s_[20:50, 30:90]
+    np.testing.assert_array_equal(whole[part], canopy_heights(city, x[part], y[part], seed=1))
     assert (whole != canopy_heights(city, x, y, seed=2)).any()
 
 

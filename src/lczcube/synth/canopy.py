@@ -34,6 +34,8 @@ _SHIFT = 0.3
 _RADII_M = (2.0, 4.5)
 _BLOCK_PX = 256
 _MASK_VALID = 255
+_PER_DATASET = "2"
+"""By this tag GDAL knows the mask of all bands (GMF_PER_DATASET)."""
 
 _IMAGES = (((0.0, 0.0, 0.6, 1.0), "2018-07-14"), ((0.5, 0.4, 1.0, 1.0), "2020-06-02"))
 """Parts of a city (west, south, east, north) that were imaged, and when: the south-east was not."""
@@ -255,6 +257,7 @@ def _write_tile(sheet: _Sheet, out: Path, layout: Version) -> None:
             rasterio.open(out / "msk" / f"{name}.tif.msk", "w", **_strips(sheet)) as mask,
         ):
             heights.update_tags(**tags(sheet.seed), UNITS="METERS")
+            mask.update_tags(**tags(sheet.seed), INTERNAL_MASK_FLAGS_1=_PER_DATASET)
             _fill_rows(sheet, heights, mask)
     else:
         _write_cog(sheet, path)
