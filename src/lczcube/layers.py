@@ -459,5 +459,6 @@ def _layer_attrs(layer: Layer) -> dict[str, Any]:
         "license_note": layer.license_note,
         "ai_derived": int(layer.ai_derived),
         "synthetic": int(layer.synthetic),
+        "overviews": 1 if layer.overviews else None,
     }
     return {key: value for key, value in facts.items() if value is not None}

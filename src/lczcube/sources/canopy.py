@@ -78,8 +78,13 @@ class CanopyInput(Input):
 
     @property
     def layer_fields(self) -> dict[str, Any]:
-        """Heights, not to be averaged with the ground; the files say where they are valid."""
+        """Heights, not to be averaged with the ground; the files say where they are valid.
+
+        Those of overviews are another product: a model of one is none of the other.
+        """
+        approximate = {"product": "canopy/overviews"} if self.overviews else {}
         return {
+            **approximate,
             "layer": "canopy",
             "decoder": "linear",
             "resampling": "nearest",

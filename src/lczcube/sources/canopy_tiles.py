@@ -74,11 +74,10 @@ class Version:
     block_shape: tuple[int, int] | None
     publication: Publication
 
-    @property
-    def coding(self) -> dict[str, str]:
-        """What a layer of it says of its values."""
+    def coding(self, entry: CanopyInput) -> dict[str, str]:
+        """What a layer of it says of its values; of overviews they are others."""
         return {
-            "product": f"meta-chm/{self.number}",
+            "product": f"meta-chm/{self.number}{'/overviews' if entry.overviews else ''}",
             "valid": "nodata" if self.has_mask else "footprint",
         }
 
@@ -194,7 +193,7 @@ def tile_item(entry: CanopyInput, file: CanopyTile) -> SourceItem:
     )
     for key, asset in _assets(entry, file, header, imaged).items():
         item.add_asset(key, asset)
-    return SourceItem(item, coding=file.version.coding, publication=file.version.publication)
+    return SourceItem(item, coding=file.version.coding(entry), publication=file.version.publication)
 
 
 def _header_by_name(version: Version) -> _Header:
