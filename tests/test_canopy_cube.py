@@ -24,8 +24,9 @@ from rasterio.windows import Window
 
 from lczcube.catalog import Catalog, build_catalog, open_catalog
 from lczcube.cube import decode, open_cube
-from lczcube.errors import CatalogError, SourceError
+from lczcube.errors import CatalogError, ConfigError, SourceError
 from lczcube.grid import Grid, bbox_of, project_bbox
+from lczcube.quantities import Quantity
 from lczcube.sources.quadkeys import QuadTile
 from lczcube.synth import City, draw_city
 from lczcube.synth.canopy import write_canopy
@@ -597,3 +598,8 @@ def test_overviews_are_averages_of_ground_and_crowns(archive: Path) -> None:
     averages = fine.reshape(64, 2, 64, 2).mean(axis=(1, 3))
     assert averages.max() > 10
     assert np.abs(coarse[row : row + 64, column : column + 64] - averages).max() <= 0.5
+
+
+def test_classes_have_no_overviews_of_averages() -> None:
+    with pytest.raises(ConfigError, match="classes have no averages"):
+        Quantity("mode", from_overviews=True)
