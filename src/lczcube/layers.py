@@ -31,10 +31,13 @@ from lczcube.quantities import (
 )
 from lczcube.reader import Storage
 from lczcube.sources.open_buildings_pixels import BUILDING_BANDS
-from lczcube.tiles import LCZ_BAND, PlacedTile, pixels_asset, place_tiles, tile_of
+from lczcube.tiles import LCZ_BAND, PlacedTile, mask_of, pixels_asset, place_tiles, tile_of
 
 LCZ_CODES = "lcz_codes"
 """Decoder of maps of zones: it is applied when pixels are read, whatever a file's own codes."""
+
+FOOTPRINT = "footprint"
+"""The rule of validity by which codes outside a tile's footprint mean nothing."""
 
 SCALES = "scales"
 CLASSES = "classification:classes"
@@ -104,6 +107,7 @@ def open_layer(
     """
     name = layer.name
     bands = _common_bands(items, name)
+    _require_nodata_code(layer, items, bands)
     by_date = _by_date(items, layer)
     quantities = quantities_of(layer, _names(bands))
     mosaics = [_mosaic(layer, part, bands, wanted) for part in by_date.values()]
@@ -114,7 +118,7 @@ def open_layer(
         variables = _code_variables(mosaics, layer)
         is_drawn = any(placed.tile.kind == "features" for placed in mosaics[0].tiles)
         if engine != "native" and not is_drawn:
-            _require_stored_codes(layer, engine)
+            _require_plain(layer, items, engine)
             _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
     if CLASSES in bands[0] and name in variables:
         variables[name].attrs |= _flags(bands[0][CLASSES])
@@ -134,7 +138,7 @@ def quantities_of(layer: Layer, bands: Sequence[str]) -> dict[str, Quantity]:
     Buildings (by the names of its bands) the height weighted by presence, the share and the count.
     """
     if layer.layer == "canopy" and len(bands) == 1:
-        found = canopy()
+        found = canopy(from_overviews=layer.overviews)
     elif layer.layer == "buildings" and set(BUILDING_BANDS) <= set(bands):
         found = buildings(bands, min_presence=layer.presence_threshold or BUILDING_PRESENCE)
     else:
@@ -269,7 +273,9 @@ def _mosaic(
     frame = wanted.frame
     coding = _coding(layer, bands)
     scales = place_tiles([tile_of(i, SCALES) for i in items], frame) if coding.has_scales else []
-    tiles = tuple(place_tiles([tile_of(item) for item in items], frame))
+    bounded = layer.valid == FOOTPRINT
+    stored_tiles = [replace(tile_of(item), is_bounded=bounded) for item in items]
+    tiles = tuple(place_tiles(stored_tiles, frame))
     stored = Storage(
         str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
     )
@@ -301,7 +307,8 @@ def _averaged(
     quantities = quantities_of(layer, bands).values()
     if quantities:
         given = coding.scale, coding.offset
-        return Averaged(stored, tuple(on_stored(q, *given, layer=layer.name) for q in quantities))
+        stored_quantities = tuple(on_stored(q, *given, layer=layer.name) for q in quantities)
+        return Averaged(stored, stored_quantities, layer.overviews)
     if stored.resampling in AVERAGING and not all(placed.on_lattice for placed in tiles):
         return Averaged(stored, band_quantities(stored))
     return None
@@ -426,11 +433,33 @@ def _require_resampling(layer: Layer, dtype: str) -> None:
         )
 
 
-def _require_stored_codes(layer: Layer, engine: str) -> None:
+def _hides_codes(layer: Layer, items: Sequence[pystac.Item]) -> bool:
+    return layer.valid == FOOTPRINT or any(mask_of(item) for item in items)
+
+
+def _require_nodata_code(
+    layer: Layer, items: Sequence[pystac.Item], bands: Sequence[dict[str, Any]]
+) -> None:
+    """Raise where pixels are to be hidden and whole numbers have no code that says so."""
+    dtype = np.dtype(str(bands[0]["data_type"]))
+    if dtype.kind != "f" and bands[0].get("nodata") is None and _hides_codes(layer, items):
+        raise CatalogError(
+            f"layer {layer.name!r} holds {dtype} codes without a nodata code, and masks or "
+            "footprints that say where it has none. Set nodata in its [[input]]."
+        )
+
+
+def _require_plain(layer: Layer, items: Sequence[pystac.Item], engine: Engine) -> None:
+    """Raise where an engine would give other codes than are read: hidden ones, or no zones."""
     if layer.decoder == LCZ_CODES:
         raise CatalogError(
             f"layer {layer.name!r} is a map whose codes become zones when they are read, and the "
             f"engine {engine!r} gives codes as they are stored. Use the engine 'native'."
+        )
+    if _hides_codes(layer, items):
+        raise CatalogError(
+            f"layer {layer.name!r} has masks or footprints that say where it is valid, which "
+            f'engine {engine!r} does not look at; use engine = "native".'
         )
 
 
@@ -444,7 +473,8 @@ def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
 def _coding(layer: Layer, bands: Sequence[dict[str, Any]]) -> Coding:
     return Coding(
         decoder="linear" if layer.decoder == LCZ_CODES else layer.decoder,
-        valid=layer.valid,
+        # The reader writes nodata outside footprints.
+        valid="nodata" if layer.valid == FOOTPRINT else layer.valid,
         nodata=bands[0].get("nodata"),
         scale=tuple(float(band.get("raster:scale", 1)) for band in bands),
         offset=tuple(float(band.get("raster:offset", 0)) for band in bands),
@@ -462,5 +492,6 @@ def _layer_attrs(layer: Layer) -> dict[str, Any]:
         "ai_derived": int(layer.ai_derived),
         "synthetic": int(layer.synthetic),
         "presence_threshold": layer.presence_threshold,
+        "overviews": 1 if layer.overviews else None,
     }
     return {key: value for key, value in facts.items() if value is not None}

@@ -9,7 +9,7 @@ not grow with the area.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from pyproj import Transformer
 
 from lczcube.errors import SourceError
 from lczcube.masks import read_masks
-from lczcube.tiles import PlacedTile, Rect, Tile
+from lczcube.tiles import Mask, PlacedTile, Rect, Tile
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ def _read_on_lattice(placed: PlacedTile, rect: Rect, fill: float) -> Codes:
         tile,
         _mirrored(rows, tile.shape[0]) if south_up else rows,
         _mirrored(columns, tile.shape[1]) if east_left else columns,
+        fill,
     )
     turned = stored[:, :: -1 if south_up else 1, :: -1 if east_left else 1]
     if part == rect:
@@ -120,11 +121,11 @@ def _read_nearest(tile: Tile, rect: Rect, frame: GeoBox, fill: float) -> Codes:
     rows, columns = _stored_positions(tile, rect, frame)
     inside = (rows >= 0) & (rows < tile.shape[0]) & (columns >= 0) & (columns < tile.shape[1])
     if not inside.any():
-        stored = _read_stored(tile, slice(0, 1), slice(0, 1))
+        stored = _read_stored(tile, slice(0, 1), slice(0, 1), fill)
         return np.full((stored.shape[0], *rect.shape), fill, dtype=stored.dtype)
     top, bottom = int(rows[inside].min()), int(rows[inside].max()) + 1
     left, right = int(columns[inside].min()), int(columns[inside].max()) + 1
-    stored = _read_stored(tile, slice(top, bottom), slice(left, right))
+    stored = _read_stored(tile, slice(top, bottom), slice(left, right), fill)
     codes = np.full((stored.shape[0], *rect.shape), fill, dtype=stored.dtype)
     codes[:, inside] = stored[:, rows[inside] - top, columns[inside] - left]
     return codes
@@ -144,8 +145,8 @@ def _stored_positions(
     return rows.reshape(rect.shape), columns.reshape(rect.shape)
 
 
-def _read_stored(tile: Tile, rows: slice, columns: slice) -> Codes:
-    """A window as it is stored, ``(band, y, x)``."""
+def _read_stored(tile: Tile, rows: slice, columns: slice, fill: float) -> Codes:
+    """A window as it is stored, ``(band, y, x)``, with ``fill`` where the tile holds no data."""
     logger.debug(
         "read %s rows %d-%d columns %d-%d",
         tile.href,
@@ -156,7 +157,30 @@ def _read_stored(tile: Tile, rows: slice, columns: slice) -> Codes:
     )
     readers = {"gdal": _read_gdal, "npy": _read_npy, "zarr": _read_zarr}
     codes = readers[tile.kind](tile, rows, columns)
-    return codes if tile.zones is None else tile.zones.translate(codes, where=tile.href)
+    if tile.zones is not None:
+        codes = tile.zones.translate(codes, where=tile.href)
+    return without_hidden(tile, codes, rows, columns, fill)
+
+
+def without_hidden(tile: Tile, codes: Codes, rows: slice, columns: slice, fill: float) -> Codes:
+    """Codes of a window, as stored, with ``fill`` where mask or footprint say that none is there.
+
+    Reads the mask. The tile may be an overview of one without a mask.
+    """
+    if not tile.hides_codes:
+        return codes
+    hidden = np.zeros(codes.shape[1:], dtype=bool)
+    if tile.is_bounded:
+        hidden |= ~tile.in_footprint(rows, columns)
+    if tile.mask is not None:
+        is_zero = _read_mask(tile, tile.mask, rows, columns) == 0
+        hidden |= is_zero != tile.mask.zero_is_valid
+    return np.where(hidden, codes.dtype.type(fill), codes) if hidden.any() else codes
+
+
+def _read_mask(tile: Tile, mask: Mask, rows: slice, columns: slice) -> Codes:
+    codes: Codes = _read_gdal(replace(tile, href=mask.href), rows, columns)[0]
+    return codes
 
 
 def _read_gdal(tile: Tile, rows: slice, columns: slice) -> Codes:

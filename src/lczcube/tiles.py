@@ -5,7 +5,7 @@ right and down from its upper-left corner. A tile on the frame's own lattice is 
 flipped where it is stored south-up; any other tile is resampled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -34,6 +34,11 @@ LCZ_BAND = "lczcube:band"
 
 PIXELS_ASSET, FEATURES_ASSET = "data", "features"
 """Keys of the asset that holds an item's pixels, and of the table that they are drawn from."""
+
+OUTLINE_BLOCK_PX = 512
+"""Side of the squares that are asked as a whole if an outline holds them."""
+
+MASK = "mask"
 
 _FILE_KINDS = {
     "application/x-npy": "npy",
@@ -78,6 +83,22 @@ class Rect(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Mask:
+    """A raster that says which pixels of a tile hold data, pixel by pixel as stored.
+
+    Attributes
+    ----------
+    href : str
+        Where it is.
+    zero_is_valid : bool
+        False: 0 means that there is no data, as in GDAL's masks.
+    """
+
+    href: str
+    zero_is_valid: bool
+
+
+@dataclass(frozen=True)
 class Tile:
     """One file of a layer, as stored.
 
@@ -114,6 +135,10 @@ class Tile:
         For a map of zones: what its codes become when they are read.
     bands : tuple of str
         Masks that are drawn of a table of features; empty for files of pixels.
+    mask : Mask or None
+        Which pixels hold data.
+    is_bounded : bool
+        True where codes outside the footprint mean nothing, rather than what they say.
     """
 
     item_id: str
@@ -132,6 +157,8 @@ class Tile:
     band: int | None = None
     zones: CodeTable | None = None
     bands: tuple[str, ...] = ()
+    mask: Mask | None = None
+    is_bounded: bool = False
 
     @cached_property
     def geobox(self) -> GeoBox:
@@ -154,6 +181,32 @@ class Tile:
     def is_band_last(self) -> bool:
         """True when the bands of a pixel lie side by side."""
         return self.axes.endswith("band")
+
+    @property
+    def hides_codes(self) -> bool:
+        """True where a mask or the footprint makes stored codes nodata."""
+        return self.mask is not None or self.is_bounded
+
+    def in_footprint(self, rows: slice, columns: slice) -> npt.NDArray[np.bool_]:
+        """Which pixels of a window, as stored, have their centre in the footprint."""
+        rect = Rect(rows.start, columns.start, rows.stop, columns.stop)
+        inside = np.zeros(rect.shape, dtype=bool)
+        for block in _blocks_of(rect):
+            outline = shapely.box(block.left, block.top, block.right, block.bottom)
+            # The part is nobody else's: threads may not share what _centres_in prepares.
+            part = shapely.intersection(self._stored_footprint, outline)
+            if part.is_empty:
+                continue
+            is_whole = shapely.covers(part, outline)
+            inside[block.within(rect)] = True if is_whole else _centres_in(part, block)
+        return inside
+
+    @cached_property
+    def _stored_footprint(self) -> shapely.Geometry:
+        """The footprint in pixel coordinates of the file."""
+        if self.footprint is None or self.footprint.is_empty:
+            return shapely.Polygon()
+        return _to_frame(self.footprint, "EPSG:4326", self.geobox)
 
 
 @dataclass(frozen=True)
@@ -285,7 +338,17 @@ def _raster_of(item: pystac.Item, asset: pystac.Asset, kind: str) -> Tile:
         checksum=str(asset.extra_fields.get("file:checksum", "")),
         band=band,
         zones=None if band is None else _zones(asset.extra_fields["bands"][band]),
+        mask=mask_of(item) if asset is item.assets.get(PIXELS_ASSET) else None,
     )
+
+
+def mask_of(item: pystac.Item) -> Mask | None:
+    """The mask that says of itself what it means; any other is somebody's picture."""
+    asset = item.assets.get(MASK)
+    means = None if asset is None else asset.extra_fields.get("lczcube:mask")
+    if asset is None or means is None:
+        return None
+    return Mask(asset.href, zero_is_valid=means == "zero_is_valid")
 
 
 def place_tiles(tiles: Sequence[Tile], frame: GeoBox) -> list[PlacedTile]:
@@ -391,6 +454,12 @@ def _inner(rect: Rect | None, extent: shapely.Geometry | None, frame: GeoBox) ->
         extent = shapely.box(rect.left, rect.top, rect.right, rect.bottom)
     rows, columns = frame.shape
     return shapely.intersection(shapely.buffer(extent, -0.45), shapely.box(0, 0, columns, rows))
+
+
+def _blocks_of(rect: Rect) -> Iterator[Rect]:
+    for top in range(rect.top, rect.bottom, OUTLINE_BLOCK_PX):
+        for left in range(rect.left, rect.right, OUTLINE_BLOCK_PX):
+            yield Rect(top, left, top + OUTLINE_BLOCK_PX, left + OUTLINE_BLOCK_PX).meet(rect)
 
 
 def _centres_in(outline: shapely.Geometry, rect: Rect) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lczcube.catalog.hrefs import from_items
 from lczcube.sources import Input
+from lczcube.sources.inputs import Publication
 from lczcube.sources.items import (
     LCZCUBE_URI,
     PARQUET_TYPE,
@@ -36,6 +37,7 @@ _FIELDS = (
     "synthetic",
     "static",
     "presence_threshold",
+    "overviews",
 )
 _OF_ONE_FILE = ("href", "file:size", "file:checksum", "table:row_count")
 _JSON = "application/json"
@@ -74,23 +76,24 @@ def collection_document(
     made_up = " Synthetic: made-up data." if entry.synthetic else ""
     shared = _item_assets(items)
     summaries = _summaries(items)
-    license_id = entry.license or _published(entry, "license") or "other"
+    publication = None if entry.synthetic else entry.published_as(coding.get("product", ""))
+    license_id = entry.license or (publication.license if publication else "other")
     values: Document = {
         "type": "Collection",
         "id": entry.name,
         "stac_version": STAC_VERSION,
-        "stac_extensions": _extensions(entry, shared, summaries),
+        "stac_extensions": _extensions(publication, shared, summaries),
         "title": title_of(entry),
         "description": f"{title_of(entry)}, input of kind {entry.source}.{made_up}",
         "keywords": ["synthetic"] if entry.synthetic else None,
         "license": license_id,
-        "providers": _providers(entry),
+        "providers": _providers(publication),
         "extent": _extent(items),
         "summaries": summaries,
-        **_citation_fields(entry),
-        **_our_fields(entry, coding),
+        **_citation_fields(publication),
+        **_our_fields(entry, coding, publication),
         "item_assets": shared,
-        "links": _links_of(entry, license_id),
+        "links": _links_of(publication, license_id),
         "assets": {
             ITEMS_ASSET: {
                 "href": f"./{entry.name}.parquet",
@@ -211,12 +214,14 @@ def _common(assets: Sequence[Document]) -> Document:
     }
 
 
-def _extensions(entry: Input, shared: Document, summaries: Document) -> list[str]:
+def _extensions(
+    publication: Publication | None, shared: Document, summaries: Document
+) -> list[str]:
     used = {key.split(":")[0] for asset in shared.values() for key in _keys(asset)}
     used |= {key.split(":")[0] for key in summaries}
     known = {"proj": PROJECTION_URI, "raster": RASTER_URI, "table": TABLE_URI}
     uris = [uri for prefix, uri in known.items() if prefix in used]
-    cited = [SCIENTIFIC_URI] if _published(entry, "citation") else []
+    cited = [SCIENTIFIC_URI] if publication else []
     return sorted([LCZCUBE_URI, *uris, *cited])
 
 
@@ -226,44 +231,40 @@ def _keys(asset: Document) -> Iterable[str]:
         yield from band
 
 
-def _our_fields(entry: Input, coding: Mapping[str, str]) -> Document:
+def _our_fields(
+    entry: Input, coding: Mapping[str, str], publication: Publication | None
+) -> Document:
     values: Document = {
         "ai_derived": entry.ai_derived,
         "synthetic": entry.synthetic,
-        "license_note": entry.license_note or _published(entry, "license_note"),
+        "license_note": entry.license_note or (publication.license_note if publication else None),
         **entry.layer_fields,
         **coding,
     }
     return {f"lczcube:{k}": values[k] for k in _FIELDS if values.get(k) is not None}
 
 
-def _citation_fields(entry: Input) -> Document:
-    citation, doi = _published(entry, "citation"), _published(entry, "doi")
-    if citation is None:
+def _citation_fields(publication: Publication | None) -> Document:
+    if publication is None:
         return {}
-    return {"sci:citation": citation, "sci:publications": [{"doi": doi, "citation": citation}]}
+    citation = publication.citation
+    listed = [{"doi": publication.doi, "citation": citation}]
+    return {"sci:citation": citation, "sci:publications": listed}
 
 
-def _providers(entry: Input) -> list[Document]:
-    producer, url = _published(entry, "producer"), _published(entry, "url")
-    if producer is None:
+def _providers(publication: Publication | None) -> list[Document]:
+    if publication is None or not publication.producer:
         return []
-    return [{"name": producer, "roles": ["producer"]} | ({"url": url} if url else {})]
+    url = {"url": publication.url} if publication.url else {}
+    return [{"name": publication.producer, "roles": ["producer"]} | url]
 
 
-def _links_of(entry: Input, license_id: str) -> list[Document]:
-    doi = _published(entry, "doi")
+def _links_of(publication: Publication | None, license_id: str) -> list[Document]:
     links = []
     if license_id not in _NO_SPDX and not license_id.startswith("LicenseRef"):
         href = f"https://spdx.org/licenses/{license_id}.html"
         links.append(_link("license", href, "text/html", license_id))
-    if doi is not None:
+    if publication is not None:
+        doi = publication.doi
         links.append(_link("cite-as", f"https://doi.org/{doi}", "text/html", f"doi:{doi}"))
     return links
-
-
-def _published(entry: Input, name: str) -> str | None:
-    """What the publisher of an input says; nothing for made-up data."""
-    if entry.published is None or entry.synthetic:
-        return None
-    return str(getattr(entry.published, name)) or None

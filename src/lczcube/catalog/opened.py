@@ -40,6 +40,8 @@ class Layer:
         SPDX licence (``other`` if not stated), and what it asks of a map (``""`` if nothing).
     presence_threshold : float or None
         Presence that is a building, 0-1, where the input says one.
+    overviews : bool
+        True where overviews may be read in place of stored pixels.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Layer:
     synthetic: bool
     static: bool
     presence_threshold: float | None = None
+    overviews: bool = False
 
 
 def open_catalog(href: str | Path) -> Catalog:
@@ -209,6 +212,7 @@ def _layer(collection: pystac.Collection) -> Layer:
         synthetic=of("synthetic", False),
         static=of("static", False),
         presence_threshold=of("presence_threshold", None),
+        overviews=of("overviews", False),
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from lczcube.sources import (
     alphaearth,
+    canopy,
     label_raster,
     lcz_map,
     open_buildings,
@@ -27,6 +28,7 @@ from lczcube.sources import (
     training_areas,
 )
 from lczcube.sources.alphaearth import AlphaEarthInput
+from lczcube.sources.canopy import CanopyInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
 from lczcube.sources.inputs import EmbeddingInput, Input
@@ -58,6 +60,7 @@ AnyInput = Annotated[
     RasterInput
     | AlphaEarthInput
     | TesseraInput
+    | CanopyInput
     | LczMapInput
     | OsmInput
     | OsmRasterInput
@@ -85,6 +88,7 @@ _MODULES: Mapping[str, ModuleType] = {
     "osm_raster": osm_raster,
     "open_buildings": open_buildings,
     "lcz_map": lcz_map,
+    "canopy": canopy,
     "polygons": polygons,
     "training_areas": training_areas,
     "label_raster": label_raster,

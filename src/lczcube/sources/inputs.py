@@ -130,9 +130,8 @@ class Input(Table):
         """
         return {"layer": "labels"}
 
-    @property
-    def published(self) -> Publication | None:
-        """What the publisher says; that of the source, where an input does not know better."""
+    def published_as(self, _product: str = "") -> Publication | None:
+        """What the publisher says of a product; nothing where nobody published it."""
         return self.publication
 
     @model_validator(mode="after")

@@ -270,9 +270,8 @@ def _columns(
 
 
 def _license(entry: LabelInput) -> str:
-    if entry.license is not None or entry.published is None or entry.synthetic:
-        return entry.license or ""
-    return entry.published.license
+    publication = None if entry.synthetic else entry.published_as()
+    return entry.license or (publication.license if publication else "")
 
 
 def _classes(

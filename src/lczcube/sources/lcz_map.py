@@ -105,8 +105,7 @@ class LczMapInput(Input):
             "static": self.static,
         }
 
-    @property
-    def published(self) -> Publication | None:
+    def published_as(self, _product: str = "") -> Publication | None:
         """By edition."""
         return None if self.edition is None else PUBLICATIONS[self.edition]
 

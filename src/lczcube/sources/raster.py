@@ -141,11 +141,24 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
     SourceError
         If it cannot be read, has no CRS, or its transform is rotated or missing.
     """
+    with open_pixels(file) as raster:
+        _require_georeferenced(raster, file)
+        yield raster
+
+
+@contextmanager
+def open_pixels(file: SourceFile) -> Iterator[DatasetReader]:
+    """A raster open for reading, wherever it lies: masks do not say where.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    """
     from rasterio.errors import RasterioError
 
     try:
         with _opened(file.href) as raster:
-            _require_georeferenced(raster, file)
             yield raster
     except (RasterioError, OSError) as error:
         raise SourceError(
