@@ -27,6 +27,7 @@ from pyproj import Transformer
 from lczcube.errors import CatalogError, ConfigError, SourceError
 from lczcube.quantities import Quantity
 from lczcube.reader import Codes, Storage, read_tile, without_hidden
+from lczcube.runtime import IMPORTING
 from lczcube.tiles import PlacedTile, Rect, Tile, place_tiles
 
 READ_BYTES = 64 << 20
@@ -799,9 +800,10 @@ class _Loops(NamedTuple):
 @cache
 def _loops() -> _Loops:
     """Compiled where pixels are averaged, for numba is slow to import; kept on disk."""
-    from numba.extending import register_jitable
+    with IMPORTING:
+        from numba.extending import register_jitable
 
-    from lczcube._window_loops import _compiled
+        from lczcube._window_loops import _compiled
 
     for called in (_quad, _add_side, _settle_areas, _bilinear):
         register_jitable(called)

@@ -203,6 +203,7 @@ manifest = "open_buildings/v1/manifests"
 href = "open_buildings/v1/geotiffs"
 year = {year}
 title = "Synthetic buildings"
+license = "CC0-1.0"
 
 """,
         bytes_per_km2=3 * 4 * 2000**2,
