@@ -1,0 +1,372 @@
+"""Quality of labels: shape, likeness to their class, and contradictions. Flags, never drops.
+
+The three steps are those of the LCZ Generator (shape of a training area, its mean against its
+class, its pixels), with rules and limits of our own, and overlaps beside them.
+
+References
+----------
+Demuzere, M., Kittner, J. & Bechtel, B. (2021). LCZ Generator: a web application to create Local
+Climate Zone maps. Frontiers in Environmental Science 9, 637455, doi:10.3389/fenvs.2021.637455.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import xarray as xr
+
+from lczcube.cube import grid_of
+from lczcube.errors import LabelError
+from lczcube.labels.outliers import Outliers, find_outliers
+from lczcube.labels.overlaps import SAME_IOU, find_overlaps
+from lczcube.labels.shapes import measure_shapes
+from lczcube.labels.table import require_labels
+from lczcube.lcz import zone
+
+FLAGS = {
+    "invalid": "outline crosses itself, or is broken otherwise",
+    "small": "too small",
+    "complex": "outline too long for its area",
+    "narrow": "too narrow anywhere",
+    "contradicts": "overlaps a label of another class",
+    "duplicate": "repeats the outline and class of another label",
+    "unlike_class": "features unlike those of its class",
+    "mixed": "its pixels fall into groups",
+}
+"""Flags of a label, in the order in which reasons are given."""
+
+_CENTRES = ("x", "y")
+
+
+@dataclass(frozen=True)
+class QualityRules:
+    """Limits past which a label is flagged.
+
+    Attributes
+    ----------
+    min_area_km2 : float
+        Default 0.04: a square of 200 m, two pixels of an LCZ map at 100 m.
+    min_compactness : float
+        4 pi area / perimeter². Default 0.25: an outline twice as long as the circle's of that
+        area, such as a rectangle of 1 to 10. Outlines of pixels are longer than the ground's.
+    min_width_m : float
+        Diameter of the largest circle inside. Default 100: a pixel of an LCZ map.
+    min_overlap_share : float
+        Share of the smaller of two labels of different classes. Default 0.01: less is a border
+        drawn twice.
+    max_apart_share : float
+        Share of a label's pixels outside its largest group. Default 0.25.
+    min_polygons, min_pixels : int
+        Of a class and of a label, below which features are no judge. Default 6 and 20.
+    """
+
+    min_area_km2: float = 0.04
+    min_compactness: float = 0.25
+    min_width_m: float = 100.0
+    min_overlap_share: float = 0.01
+    max_apart_share: float = 0.25
+    min_polygons: int = 6
+    min_pixels: int = 20
+
+
+@dataclass(frozen=True, eq=False)
+class QualityReport:
+    """What is suspicious about labels, and what could not be judged.
+
+    Attributes
+    ----------
+    table : geopandas.GeoDataFrame
+        One row per label, sorted by ``patch_id``: ``patch_id``, ``lcz``, ``area_km2``,
+        ``compactness``, ``width_m``, ``overlap_share`` (largest contradiction, of the smaller
+        label), ``n_samples``, ``score`` and ``apart_share`` (see
+        :class:`~lczcube.labels.outliers.Outliers`; NaN where not judged), ``like`` and
+        ``like_lcz``, ``flags`` (names of :data:`FLAGS` with ``;`` between, ``""`` for none),
+        ``reason`` in words, and ``geometry`` in the labels' CRS.
+    overlaps : pandas.DataFrame
+        Every pair of labels that share ground, as :func:`find_overlaps` gives them.
+    pixels : geopandas.GeoDataFrame
+        Samples that stand apart from the rest of their label: points, in the samples' CRS.
+    rules : QualityRules
+        The limits.
+    notes : tuple of str
+        What could not be judged, and why.
+    """
+
+    table: gpd.GeoDataFrame
+    overlaps: pd.DataFrame
+    pixels: gpd.GeoDataFrame
+    rules: QualityRules = field(default_factory=QualityRules)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def suspects(self) -> gpd.GeoDataFrame:
+        """The rows of ``table`` with a flag, and their ``number``, from 1."""
+        flagged = self.table[self.table["flags"] != ""].reset_index(drop=True)
+        flagged.insert(0, "number", np.arange(1, len(flagged) + 1, dtype=np.int32))
+        return flagged
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Labels by flag, every flag of :data:`FLAGS`; one label may have several."""
+        found = Counter(flag for flags in self.table["flags"] for flag in flags.split(";"))
+        return {flag: found[flag] for flag in FLAGS}
+
+    def to_text(self, *, limit: int = 20) -> str:
+        """Counts by flag, what could not be judged, and the first suspects with their reasons."""
+        suspects = self.suspects
+        differ = self.overlaps["lcz_first"] != self.overlaps["lcz_second"]
+        lines = [f"{len(suspects)} of {len(self.table)} labels are suspicious; none was dropped"]
+        lines += [f"  {flag:<13}{n:>5}  {FLAGS[flag]}" for flag, n in self.counts.items() if n]
+        lines.append(
+            f"overlaps: {int(differ.sum())} pairs of different classes, "
+            f"{self.overlaps.loc[differ, 'area_km2'].sum():.3f} km2; "
+            f"{int((~differ).sum())} of the same class"
+        )
+        lines += [f"not judged: {note}" for note in self.notes]
+        for row in suspects.head(limit).itertuples():
+            lines.append(f"{row.number:>4}  {row.patch_id}  LCZ {_letter(row.lcz)}: {row.reason}")
+        if len(suspects) > limit:
+            lines.append(f"      and {len(suspects) - limit} more")
+        return "\n".join(lines)
+
+    def write_suspects(self, path: str | Path) -> Path:
+        """Write the suspects as a layer: ``.gpkg``, or ``.parquet`` as GeoParquet.
+
+        A GeoPackage has the layers ``suspects`` and ``pixels``; GeoParquet holds suspects alone.
+
+        Raises
+        ------
+        LabelError
+            If the name ends in neither.
+        """
+        target = Path(path)
+        if target.suffix not in (".gpkg", ".parquet"):
+            raise LabelError(f"{target.name}: suspects are written as .gpkg or .parquet.")
+        partial = target.with_name(f".partial-{target.name}")
+        partial.unlink(missing_ok=True)
+        if target.suffix == ".parquet":
+            self.suspects.to_parquet(partial, index=False)
+        else:
+            self.suspects.to_file(partial, layer="suspects", engine="pyogrio")
+            if len(self.pixels):
+                self.pixels.to_file(partial, layer="pixels", engine="pyogrio")
+        partial.replace(target)
+        return target
+
+
+def check_labels(
+    labels: gpd.GeoDataFrame,
+    samples: xr.Dataset | None = None,
+    *,
+    rules: QualityRules | None = None,
+) -> QualityReport:
+    """What is suspicious about the labels of a city; changes none of them.
+
+    Parameters
+    ----------
+    labels : geopandas.GeoDataFrame
+        Label table of a city: ``patch_id``, ``lcz`` and polygons in any CRS. Areas are measured in
+        their own CRS where it is true to area, else in the UTM zone of their middle.
+    samples : xarray.Dataset, optional
+        Their samples, for the steps that look at features: of a run, ``run.samples()[city]``.
+        Without, shapes and overlaps alone are judged.
+    rules : QualityRules, optional
+        Default: the limits of :class:`QualityRules`.
+
+    Returns
+    -------
+    QualityReport
+
+    Raises
+    ------
+    LabelError
+        If rows are no polygons of a class, ids repeat, or samples are of other labels.
+    """
+    limits = rules or QualityRules()
+    require_labels(labels)
+    if not labels["patch_id"].is_unique:
+        raise LabelError("patch ids occur more than once; an id names one label.")
+    ordered = labels.sort_values("patch_id", kind="stable", ignore_index=True)
+    shapes, overlaps = measure_shapes(ordered), find_overlaps(ordered)
+    outliers = _outliers(ordered, samples, limits)
+    table = _table(ordered, shapes, outliers)
+    found = _Found(len(table))
+    _flag_shapes(found, shapes, limits)
+    table["overlap_share"] = _flag_overlaps(found, ordered, overlaps, limits)
+    _flag_outliers(found, table, outliers.polygons, limits)
+    table["flags"] = [";".join(flags) for flags in found.flags]
+    table["reason"] = ["; ".join(reasons) for reasons in found.reasons]
+    layer = gpd.GeoDataFrame(table, geometry=ordered.geometry.to_numpy(), crs=ordered.crs)
+    return QualityReport(layer, overlaps, _points(outliers, samples), limits, outliers.notes)
+
+
+def drop_suspects(
+    labels: gpd.GeoDataFrame, report: QualityReport, *, flags: Sequence[str]
+) -> gpd.GeoDataFrame:
+    """The labels without those that have one of the flags named.
+
+    Parameters
+    ----------
+    labels : geopandas.GeoDataFrame
+        The labels that the report is of, or some of them.
+    report : QualityReport
+        From :func:`check_labels`.
+    flags : sequence of str
+        Names of :data:`FLAGS`, one at least.
+
+    Returns
+    -------
+    geopandas.GeoDataFrame
+        ``attrs["n_suspects_dropped"]`` counts the labels left out, ``attrs["suspects_dropped"]``
+        by flag; a label of two flags counts in both.
+
+    Raises
+    ------
+    LabelError
+        If no flag is named, one is unknown, or the report is not of these labels.
+    """
+    unknown = sorted(set(flags) - set(FLAGS))
+    if unknown or not flags:
+        named = ", ".join(unknown) or "none"
+        raise LabelError(f"flags to drop: {named}; name some of {', '.join(FLAGS)}.")
+    by_id = dict(zip(report.table["patch_id"], report.table["flags"], strict=True))
+    new = [patch_id for patch_id in labels["patch_id"] if patch_id not in by_id]
+    if new:
+        raise LabelError(
+            f"{len(new)} labels, such as {new[0]!r}, are not in the report; check them first."
+        )
+    own = [set(by_id[patch_id].split(";")) & set(flags) for patch_id in labels["patch_id"]]
+    drop = np.array([bool(found) for found in own], dtype=bool)
+    kept = labels[~drop].reset_index(drop=True)
+    counts = Counter(flag for found in own for flag in found)
+    kept.attrs = dict(labels.attrs) | {
+        "n_suspects_dropped": int(drop.sum()),
+        "suspects_dropped": {flag: counts[flag] for flag in flags},
+    }
+    return kept
+
+
+class _Found:
+    """Flags and reasons of each label, as they are found."""
+
+    def __init__(self, n_labels: int) -> None:
+        self.flags: list[list[str]] = [[] for _ in range(n_labels)]
+        self.reasons: list[list[str]] = [[] for _ in range(n_labels)]
+
+    def add(self, row: int, flag: str, reason: str) -> None:
+        self.flags[row].append(flag)
+        self.reasons[row].append(reason)
+
+
+def _outliers(
+    labels: gpd.GeoDataFrame, samples: xr.Dataset | None, rules: QualityRules
+) -> Outliers:
+    if samples is not None:
+        return find_outliers(
+            labels, samples, min_polygons=rules.min_polygons, min_pixels=rules.min_pixels
+        )
+    n = len(labels)
+    nothing = pd.DataFrame(
+        {
+            "n_samples": np.zeros(n, np.int32),
+            "score": np.full(n, np.nan),
+            "is_outlier": np.zeros(n, bool),
+            "like": np.full(n, "", dtype=object),
+            "like_lcz": np.zeros(n, np.uint8),
+            "apart_share": np.full(n, np.nan),
+        },
+        index=labels.index,
+    )
+    pixels = pd.DataFrame(columns=["patch_id", "sample", "lcz", *_CENTRES])
+    return Outliers(nothing, pixels, ("features, since no samples were given",))
+
+
+def _table(labels: gpd.GeoDataFrame, shapes: pd.DataFrame, outliers: Outliers) -> pd.DataFrame:
+    told = outliers.polygons
+    return pd.DataFrame(
+        {
+            "patch_id": labels["patch_id"].to_numpy(object),
+            "lcz": labels["lcz"].to_numpy(np.uint8),
+            **{name: shapes[name] for name in ("area_km2", "compactness", "width_m")},
+            "overlap_share": 0.0,
+            **{name: told[name] for name in ("n_samples", "score", "apart_share")},
+            **{name: told[name] for name in ("like", "like_lcz")},
+        }
+    )
+
+
+def _flag_shapes(found: _Found, shapes: pd.DataFrame, rules: QualityRules) -> None:
+    for row, shape in enumerate(shapes.itertuples()):
+        if shape.problem:
+            found.add(row, "invalid", f"outline is invalid: {shape.problem}")
+        if shape.area_km2 < rules.min_area_km2:
+            found.add(row, "small", f"{shape.area_km2:.3f} km2, under {rules.min_area_km2:g}")
+        if shape.compactness < rules.min_compactness:
+            ratio = f"{shape.compactness:.2f}, under {rules.min_compactness:g}"
+            found.add(row, "complex", f"compactness {ratio}")
+        if shape.width_m < rules.min_width_m:
+            width = f"{shape.width_m:.0f} m wide at most, under {rules.min_width_m:g}"
+            found.add(row, "narrow", width)
+
+
+def _flag_overlaps(
+    found: _Found, labels: gpd.GeoDataFrame, overlaps: pd.DataFrame, rules: QualityRules
+) -> npt.NDArray[np.float64]:
+    """Flags contradictions and repeats; gives the largest contradiction of each label."""
+    rows = {patch_id: row for row, patch_id in enumerate(labels["patch_id"])}
+    worst = np.zeros(len(labels))
+    by_row: dict[int, list[tuple[float, str]]] = {}
+    repeats: dict[int, str] = {}
+    for pair in overlaps.itertuples():
+        first, second = rows[pair.first], rows[pair.second]
+        if pair.lcz_first == pair.lcz_second:
+            if pair.iou >= SAME_IOU:
+                repeats.setdefault(second, pair.first)
+            continue
+        for row, other, lcz in (
+            (first, pair.second, pair.lcz_second),
+            (second, pair.first, pair.lcz_first),
+        ):
+            worst[row] = max(worst[row], pair.share)
+            if pair.share >= rules.min_overlap_share:
+                words = f"LCZ {_letter(lcz)} of {other} on {pair.area_km2:.3f} km2"
+                by_row.setdefault(row, []).append((pair.area_km2, words))
+    for row in sorted(by_row):
+        pairs = sorted(by_row[row], key=lambda item: (-item[0], item[1]))
+        more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
+        found.add(row, "contradicts", f"contradicts {pairs[0][1]}{more}")
+    for row in sorted(repeats):
+        found.add(row, "duplicate", f"repeats {repeats[row]}")
+    return worst
+
+
+def _flag_outliers(
+    found: _Found, table: pd.DataFrame, polygons: pd.DataFrame, rules: QualityRules
+) -> None:
+    for row, told in enumerate(polygons.itertuples()):
+        if told.is_outlier:
+            code = _letter(table["lcz"].iloc[row])
+            like = f"; most alike: {told.like}, LCZ {_letter(told.like_lcz)}" if told.like else ""
+            far = f"{told.score:.1f} times as far from LCZ {code} as is usual"
+            found.add(row, "unlike_class", far + like)
+        if told.apart_share > rules.max_apart_share:
+            apart = f"{told.apart_share:.0%} of its pixels stand apart from its largest group"
+            found.add(row, "mixed", apart)
+
+
+def _points(outliers: Outliers, samples: xr.Dataset | None) -> gpd.GeoDataFrame:
+    pixels = outliers.pixels
+    crs = None if samples is None else grid_of(samples).crs
+    points = gpd.points_from_xy(pixels["x"].astype(float), pixels["y"].astype(float))
+    return gpd.GeoDataFrame(pixels.drop(columns=list(_CENTRES)), geometry=points, crs=crs)
+
+
+def _letter(code: int) -> str:
+    return zone(int(code)).letter
