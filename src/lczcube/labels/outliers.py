@@ -34,7 +34,7 @@ POLYGON_NEIGHBOURS = 2
 PIXEL_NEIGHBOURS = 4
 """k of the pixels of a polygon, as Ester et al. advise for large sets of points."""
 
-DEVIATIONS = 4.0
+DEVIATIONS = 3.0
 """Median absolute deviations, scaled to a normal's, past the median k-distance."""
 
 MIN_SPREAD = 0.5
@@ -74,6 +74,7 @@ def find_outliers(
     *,
     min_polygons: int = 6,
     min_pixels: int = 20,
+    deviations: float = DEVIATIONS,
 ) -> Outliers:
     """Polygons unlike the others of their class, and pixels unlike the others of their polygon.
 
@@ -89,6 +90,8 @@ def find_outliers(
         that of two or three.
     min_pixels : int
         Polygons with fewer samples are not looked at inside. Default 20.
+    deviations : float
+        How far past the median distance is unusual, in deviations. Default 3.
 
     Returns
     -------
@@ -101,10 +104,10 @@ def find_outliers(
 
     Notes
     -----
-    Outliers by chance, on polygon means drawn from one normal distribution: under 2.5 % of the
-    polygons in 2 dimensions, under 1.5 % in 10 or more. Three polygons that resemble each other
-    are a group: a class with two appearances is not suspicious. Memory is one column of the
-    samples, and the square of 2,000 pixels.
+    Outliers by chance, among polygon means drawn from one normal distribution: about 4 % of the
+    polygons in 2 dimensions, 2 % in 10 or more. Three polygons that resemble each other are a
+    group: a class with two appearances is not suspicious, and neither are three labels wrong in
+    one way. Memory is one column of the samples, and the square of 2,000 pixels.
     """
     ids = samples["patch_id"].values.astype(str)
     owners = _owners(ids, labels["patch_id"].to_numpy(str))
@@ -116,8 +119,8 @@ def find_outliers(
     order = np.argsort(ids, kind="stable")
     order = order[owners[order] >= 0]
     values = _Values.of(samples, order, owners[order], len(labels))
-    polygons, notes = _judge_polygons(labels, values, min_polygons)
-    shares, apart = _judge_pixels(values, min_pixels)
+    polygons, notes = _judge_polygons(labels, values, min_polygons, deviations)
+    shares, apart = _judge_pixels(values, min_pixels, deviations)
     polygons["apart_share"] = shares
     rows = order[apart]
     pixels = pd.DataFrame(
@@ -135,16 +138,16 @@ def find_outliers(
     return Outliers(polygons, pixels, tuple(notes))
 
 
-def usual_distance(distances: npt.NDArray[np.float64]) -> float:
+def usual_distance(distances: npt.NDArray[np.float64], deviations: float = DEVIATIONS) -> float:
     """The largest k-distance that is usual: ``eps`` of DBSCAN. Above 0."""
     middle = float(np.median(distances))
     spread = 1.4826 * float(np.median(np.abs(distances - middle)))
-    limit = middle + max(DEVIATIONS * spread, MIN_SPREAD * middle)
+    limit = middle + max(deviations * spread, MIN_SPREAD * middle)
     return max(limit, float(np.finfo(np.float32).eps))
 
 
 def find_noise(
-    values: npt.NDArray[np.float64], k: int
+    values: npt.NDArray[np.float64], k: int, deviations: float = DEVIATIONS
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """The k-distances of points in units of the usual one, and which points are DBSCAN's noise.
 
@@ -154,19 +157,22 @@ def find_noise(
     from sklearn.neighbors import NearestNeighbors
 
     distances = NearestNeighbors(n_neighbors=k).fit(values).kneighbors()[0][:, k - 1]
-    limit = usual_distance(distances)
+    limit = usual_distance(distances, deviations)
     dense = distances <= limit
     nearest = NearestNeighbors(n_neighbors=1).fit(values[dense]).kneighbors(values)[0][:, 0]
     return distances / limit, ~dense & (nearest > limit)
 
 
-def find_groups(values: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.int64]:
+def find_groups(
+    values: npt.NDArray[np.float64], k: int, deviations: float = DEVIATIONS
+) -> npt.NDArray[np.int64]:
     """The group of each point by scikit-learn's DBSCAN; -1 is noise."""
     from sklearn.cluster import DBSCAN
     from sklearn.neighbors import NearestNeighbors
 
     distances = NearestNeighbors(n_neighbors=k).fit(values).kneighbors()[0][:, k - 1]
-    clusters = DBSCAN(eps=usual_distance(distances), min_samples=k + 1).fit(values)
+    limit = usual_distance(distances, deviations)
+    clusters = DBSCAN(eps=limit, min_samples=k + 1).fit(values)
     groups: npt.NDArray[np.int64] = clusters.labels_.astype(np.int64)
     return groups
 
@@ -220,7 +226,7 @@ class _Values:
 
 
 def _judge_polygons(
-    labels: gpd.GeoDataFrame, values: _Values, min_polygons: int
+    labels: gpd.GeoDataFrame, values: _Values, min_polygons: int, deviations: float
 ) -> tuple[pd.DataFrame, list[str]]:
     codes, has = labels["lcz"].to_numpy(), values.counts > 0
     score, outlier = np.full(len(labels), np.nan), np.zeros(len(labels), bool)
@@ -230,7 +236,9 @@ def _judge_polygons(
         if len(rows) < max(min_polygons, POLYGON_NEIGHBOURS + 1):
             few.append(f"{zone(int(code)).letter} ({len(rows)})")
         else:
-            score[rows], outlier[rows] = find_noise(values.means[rows], POLYGON_NEIGHBOURS)
+            score[rows], outlier[rows] = find_noise(
+                values.means[rows], POLYGON_NEIGHBOURS, deviations
+            )
     like = _most_alike(values.means, has)
     ids = labels["patch_id"].to_numpy(object)
     table = {
@@ -266,7 +274,7 @@ def _most_alike(
 
 
 def _judge_pixels(
-    values: _Values, min_pixels: int
+    values: _Values, min_pixels: int, deviations: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
     """Share of the samples of each label outside its largest group, and where they are."""
     shares = np.full(len(values.counts), np.nan)
@@ -278,7 +286,7 @@ def _judge_pixels(
         if len(positions) > MAX_PIXELS:
             drawn = np.linspace(0, len(positions) - 1, MAX_PIXELS).round().astype(int)
             positions = positions[drawn]
-        groups = find_groups(values.pixels(positions), PIXEL_NEIGHBOURS)
+        groups = find_groups(values.pixels(positions), PIXEL_NEIGHBOURS, deviations)
         sizes = np.bincount(groups[groups >= 0], minlength=1)
         outside = groups != sizes.argmax()
         shares[row] = outside.mean()

@@ -24,7 +24,7 @@ import xarray as xr
 
 from lczcube.cube import grid_of
 from lczcube.errors import LabelError
-from lczcube.labels.outliers import Outliers, find_outliers
+from lczcube.labels.outliers import DEVIATIONS, Outliers, find_outliers
 from lczcube.labels.overlaps import SAME_IOU, find_overlaps
 from lczcube.labels.shapes import measure_shapes
 from lczcube.labels.table import require_labels
@@ -55,7 +55,8 @@ class QualityRules:
         Default 0.04: a square of 200 m, two pixels of an LCZ map at 100 m.
     min_compactness : float
         4 pi area / perimeter². Default 0.25: an outline twice as long as the circle's of that
-        area, such as a rectangle of 1 to 10. Outlines of pixels are longer than the ground's.
+        area, such as a rectangle of 1 to 10. Labels made of pixels have longer outlines than the
+        ground's: a disc of pixels has 0.62.
     min_width_m : float
         Diameter of the largest circle inside. Default 100: a pixel of an LCZ map.
     min_overlap_share : float
@@ -65,6 +66,8 @@ class QualityRules:
         Share of a label's pixels outside its largest group. Default 0.25.
     min_polygons, min_pixels : int
         Of a class and of a label, below which features are no judge. Default 6 and 20.
+    deviations : float
+        Of distances between features, past the median: farther is unusual. Default 3.
     """
 
     min_area_km2: float = 0.04
@@ -74,6 +77,7 @@ class QualityRules:
     max_apart_share: float = 0.25
     min_polygons: int = 6
     min_pixels: int = 20
+    deviations: float = DEVIATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +274,11 @@ def _outliers(
 ) -> Outliers:
     if samples is not None:
         return find_outliers(
-            labels, samples, min_polygons=rules.min_polygons, min_pixels=rules.min_pixels
+            labels,
+            samples,
+            min_polygons=rules.min_polygons,
+            min_pixels=rules.min_pixels,
+            deviations=rules.deviations,
         )
     n = len(labels)
     nothing = pd.DataFrame(
@@ -354,7 +362,7 @@ def _flag_outliers(
         if told.is_outlier:
             code = _letter(table["lcz"].iloc[row])
             like = f"; most alike: {told.like}, LCZ {_letter(told.like_lcz)}" if told.like else ""
-            far = f"{told.score:.1f} times as far from LCZ {code} as is usual"
+            far = f"{told.score:.2f} times as far from others of LCZ {code} as is usual"
             found.add(row, "unlike_class", far + like)
         if told.apart_share > rules.max_apart_share:
             apart = f"{told.apart_share:.0%} of its pixels stand apart from its largest group"

@@ -42,7 +42,7 @@ FLAG_WORDS: Mapping[str, str] = {
 MAX_VIEWS = 12
 """Suspects shown from near; a page bears no more."""
 
-VIEW_COLUMNS = 3
+VIEW_ROWS = 4
 MAX_SIDE_PX = 1500
 """Pixels of the image along a side of the map; views from near show all."""
 
@@ -82,16 +82,16 @@ def plot_suspects(
     picture = None if image is None else _Picture(image, report.table)
     suspects = report.suspects.assign(main=[_main_flag(f) for f in report.suspects["flags"]])
     near = _from_near(suspects)
-    columns = min(VIEW_COLUMNS, len(near))
+    columns = -(-len(near) // VIEW_ROWS)
     figure = Figure(figsize=(10.2 + 2.3 * columns, 8.4), layout="constrained")
     ratios = [8.0] + [2.2] * columns
-    layout = figure.add_gridspec(4, 1 + columns, width_ratios=ratios)
+    layout = figure.add_gridspec(VIEW_ROWS, 1 + columns, width_ratios=ratios)
     axis = figure.add_subplot(layout[:, 0])
     _draw_map(axis, report.table, suspects, picture)
     axis.set_title(title or _heading(report), fontsize=12, loc="left")
     for place, (_, suspect) in enumerate(near.iterrows()):
         view = figure.add_subplot(layout[place // columns, 1 + place % columns])
-        _draw_view(view, suspect, report.table, picture)
+        _draw_view(view, suspect, report, picture)
     _draw_legends(figure, report, suspects)
     target = Path(path)
     partial = target.with_name(target.name + ".partial")
@@ -179,17 +179,16 @@ def _draw_map(
         _draw_polygon(axis, row.geometry, _colour(row.lcz), "#333333", width=0.4, alpha=0.85)
     for row in suspects.itertuples():
         colour = FLAG_COLOURS[row.main]
-        _draw_polygon(axis, row.geometry, "none", colour, width=1.6)
+        _draw_polygon(axis, row.geometry, "none", colour, width=1.2)
         centre = row.geometry.centroid
         axis.plot(centre.x, centre.y, "o", ms=11, mfc="none", mec=colour, mew=1.3)
         _write(axis, str(row.number), centre, colour)
     _frame(axis, box, table)
 
 
-def _draw_view(
-    axis: Any, suspect: Any, table: gpd.GeoDataFrame, picture: _Picture | None
-) -> None:
-    """One suspect in the middle, with what lies around it."""
+def _draw_view(axis: Any, suspect: Any, report: QualityReport, picture: _Picture | None) -> None:
+    """One suspect in the middle, with what lies around it, and its pixels that stand apart."""
+    table = report.table
     box = _widened(suspect.geometry.bounds, 0.6, square=True)
     if picture is not None:
         picture.draw(axis, box)
@@ -202,6 +201,10 @@ def _draw_view(
     fill = "none" if picture is not None else _colour(suspect.lcz)
     _draw_polygon(axis, suspect.geometry, fill, "white", width=3.2)
     _draw_polygon(axis, suspect.geometry, "none", colour, width=1.8)
+    apart = report.pixels[report.pixels["patch_id"] == suspect.patch_id].geometry
+    if len(apart):
+        apart = apart.to_crs(table.crs)
+        axis.plot(apart.x, apart.y, "x", ms=3, mew=0.8, color=colour)
     axis.set_xlim(box[0], box[2])
     axis.set_ylim(box[1], box[3])
     axis.set_aspect(_aspect(table))

@@ -34,8 +34,9 @@ def measure_shapes(labels: gpd.GeoDataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per label, in order: ``area_km2``; ``perimeter_km``, holes included;
-        ``compactness``, 4 pi area / perimeter², 1 for a circle, 0.785 for a square; ``width_m``,
-        the widest circle that fits in; ``n_parts``; ``problem``, why the outline is invalid, or
+        ``compactness``, 4 pi area / perimeter², 1 for a circle, 0.785 for a square, of several
+        parts their area over that of circles as long as each; ``width_m``, diameter of the widest
+        circle that fits in; ``n_parts``; ``problem``, why the outline is invalid, or
         ``""``. An invalid outline is measured as made valid.
 
     Raises
@@ -52,12 +53,10 @@ def measure_shapes(labels: gpd.GeoDataFrame) -> pd.DataFrame:
     valid = shapely.is_valid(given)
     shapes = valid_polygons(to_metres(labels).geometry.to_numpy())
     area, perimeter = shapely.area(shapes), shapely.length(shapes)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        compactness = np.where(perimeter > 0, 4 * np.pi * area / perimeter**2, 0.0)
     columns = {
         "area_km2": area / 1e6,
         "perimeter_km": perimeter / 1e3,
-        "compactness": compactness,
+        "compactness": _compactness(shapes),
         "width_m": _widths(shapes),
         "n_parts": shapely.get_num_geometries(shapes).astype(np.int32),
         "problem": np.where(valid, "", shapely.is_valid_reason(given)).astype(object),
@@ -109,6 +108,14 @@ def _is_true(labels: gpd.GeoDataFrame) -> bool:
     square = gpd.GeoSeries([shapely.box(x - 500, y - 500, x + 500, y + 500)], crs=crs)
     on_ground = abs(Geod(ellps="WGS84").geometry_area_perimeter(square.to_crs(LONLAT).iloc[0])[0])
     return bool(np.isfinite(on_ground) and abs(1e6 / on_ground - 1) < TRUE_AREA)
+
+
+def _compactness(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
+    parts, rows = shapely.get_parts(shapes, return_index=True)
+    circles = np.bincount(rows, shapely.length(parts) ** 2 / (4 * np.pi), minlength=len(shapes))
+    area = shapely.area(shapes)
+    compactness: npt.NDArray[np.float64] = area / np.where(circles > 0, circles, 1.0)
+    return compactness
 
 
 def _widths(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:
