@@ -13,8 +13,9 @@ from lczcube.errors import LabelError
 
 LONLAT = "EPSG:4326"
 
-TRUE_AREA = 0.01
-"""A projected CRS is kept where its areas are true to this share; Web Mercator's are not."""
+TRUE_AREA = 0.002
+"""A projected CRS is kept where its areas are true to this share: UTM's are over the whole width of
+a zone, Web Mercator's are nowhere."""
 
 MAX_SPAN_DEG = 12.0
 """Widest table that one UTM zone measures: past it areas are off by more than 1 %."""
