@@ -247,7 +247,9 @@ def test_a_contradiction_has_the_area_and_the_share_worked_by_hand() -> None:
     # b and d share 200 m x 300 m.
     assert row_of(report, "b")["reason"] == "contradicts LCZ 2 of d on 0.060 km2 and 1 more"
     assert row_of(report, "a")["reason"] == "contradicts LCZ G of b on 0.040 km2"
+    # Shares of the label itself: 0.06 of 0.08 km2, and 0.04 of 0.16.
     assert row_of(report, "b")["overlap_share"] == pytest.approx(0.75)
+    assert row_of(report, "a")["overlap_share"] == pytest.approx(0.25)
     assert row_of(report, "c")["overlap_share"] == 0
     assert "2 pairs of different classes, 0.100 km2; 1 of the same class" in report.to_text()
 
@@ -536,10 +538,12 @@ def test_the_text_says_how_many_are_not_shown() -> None:
     assert "   1  a  LCZ 2: contradicts LCZ G of b on 0.080 km2" in text
 
 
-def test_labels_without_a_class_or_with_one_id_twice_are_refused() -> None:
+def test_no_labels_labels_without_a_class_and_ids_used_twice_are_refused() -> None:
     labels = table({"a": (6, square(0)), "b": (0, square(500))})
     with pytest.raises(LabelError, match="LCZ code 0 in 1 rows"):
         check_labels(labels)
+    with pytest.raises(LabelError, match="no labels to check"):
+        check_labels(labels.iloc[:0])
     twice = table({"a": (6, square(0)), "b": (6, square(500))}).assign(patch_id="a")
     with pytest.raises(LabelError, match="occur more than once"):
         check_labels(twice)
@@ -689,6 +693,11 @@ def test_of_hong_kongs_two_label_sets_one_is_small_and_they_contradict_in_nine_p
     found = compare_labels(sets["dfc2017"], sets["second"])
     print(found.to_text())
     assert (found.n_identical, found.n_contradicting, len(found.pairs)) == (0, 9, 18)
+    # Of one block of high-rises a third is compact in one set and open in the other.
+    worst = found.pairs[found.pairs["lcz_first"] != found.pairs["lcz_second"]]
+    worst = worst.sort_values("area_km2").iloc[-1]
+    assert (worst["lcz_first"], worst["lcz_second"]) == (1, 4)
+    assert worst["area_km2"] == pytest.approx(0.066, abs=0.0005)
 
 
 # The guide

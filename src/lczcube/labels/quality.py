@@ -88,8 +88,8 @@ class QualityReport:
     ----------
     table : geopandas.GeoDataFrame
         One row per label, sorted by ``patch_id``: ``patch_id``, ``lcz``, ``area_km2``,
-        ``compactness``, ``width_m``, ``overlap_share`` (largest contradiction, of the smaller
-        label), ``n_samples``, ``score`` and ``apart_share`` (see
+        ``compactness``, ``width_m``, ``overlap_share`` (largest share of it under one label of
+        another class), ``n_samples``, ``score`` and ``apart_share`` (see
         :class:`~lczcube.labels.outliers.Outliers`; NaN where not judged), ``like`` and
         ``like_lcz``, ``flags`` (names of :data:`FLAGS` with ``;`` between, ``""`` for none),
         ``reason`` in words, and ``geometry`` in the labels' CRS.
@@ -191,10 +191,13 @@ def check_labels(
     Raises
     ------
     LabelError
-        If rows are no polygons of a class, ids repeat, or samples are of other labels.
+        If there is no label, rows are no polygons of a class, ids repeat, or samples are of other
+        labels.
     """
     limits = rules or QualityRules()
     require_labels(labels)
+    if labels.empty:
+        raise LabelError("no labels to check; see the city's bbox and `city` of the inputs.")
     if not labels["patch_id"].is_unique:
         raise LabelError("patch ids occur more than once; an id names one label.")
     ordered = labels.sort_values("patch_id", kind="stable", ignore_index=True)
@@ -203,7 +206,7 @@ def check_labels(
     table = _table(ordered, shapes, outliers)
     found = _Found(len(table))
     _flag_shapes(found, shapes, limits)
-    table["overlap_share"] = _flag_overlaps(found, ordered, overlaps, limits)
+    table["overlap_share"] = _flag_overlaps(found, table, overlaps, limits)
     _flag_outliers(found, table, outliers.polygons, limits)
     table["flags"] = [";".join(flags) for flags in found.flags]
     table["reason"] = ["; ".join(reasons) for reasons in found.reasons]
@@ -325,11 +328,12 @@ def _flag_shapes(found: _Found, shapes: pd.DataFrame, rules: QualityRules) -> No
 
 
 def _flag_overlaps(
-    found: _Found, labels: gpd.GeoDataFrame, overlaps: pd.DataFrame, rules: QualityRules
+    found: _Found, table: pd.DataFrame, overlaps: pd.DataFrame, rules: QualityRules
 ) -> npt.NDArray[np.float64]:
-    """Flags contradictions and repeats; gives the largest contradiction of each label."""
-    rows = {patch_id: row for row, patch_id in enumerate(labels["patch_id"])}
-    worst = np.zeros(len(labels))
+    """Flags contradictions and repeats; gives the largest contradicted share of each label."""
+    rows = {patch_id: row for row, patch_id in enumerate(table["patch_id"])}
+    areas = table["area_km2"].to_numpy(float)
+    worst = np.zeros(len(table))
     by_row: dict[int, list[tuple[float, str]]] = {}
     repeats: dict[int, str] = {}
     for pair in overlaps.itertuples():
@@ -342,7 +346,7 @@ def _flag_overlaps(
             (first, pair.second, pair.lcz_second),
             (second, pair.first, pair.lcz_first),
         ):
-            worst[row] = max(worst[row], pair.share)
+            worst[row] = max(worst[row], pair.area_km2 / areas[row])
             if pair.share >= rules.min_overlap_share:
                 words = f"LCZ {_letter(lcz)} of {other} on {pair.area_km2:.3f} km2"
                 by_row.setdefault(row, []).append((pair.area_km2, words))

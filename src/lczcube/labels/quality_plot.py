@@ -218,8 +218,8 @@ def _draw_view(axis: Any, suspect: Any, report: QualityReport, picture: _Picture
 def _short(suspect: Any) -> str:
     """The measure behind the flag that the outline shows, short enough for a small picture."""
     words = {
-        "unlike_class": f"{suspect.score:.1f} x the usual distance",
-        "contradicts": f"{suspect.overlap_share:.0%} under another class",
+        "unlike_class": f"{suspect.score:.2f} x the usual distance",
+        "contradicts": f"{suspect.overlap_share:.0%} of it under another class",
         "mixed": f"{suspect.apart_share:.0%} of pixels apart",
         "complex": f"compactness {suspect.compactness:.2f}",
         "narrow": f"{suspect.width_m:.0f} m wide",
