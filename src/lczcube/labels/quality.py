@@ -18,66 +18,26 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
 from lczcube.cube import grid_of
 from lczcube.errors import LabelError
-from lczcube.labels.outliers import DEVIATIONS, Outliers, find_outliers
-from lczcube.labels.overlaps import SAME_IOU, find_overlaps
+from lczcube.labels.flags import (
+    FLAGS,
+    QualityRules,
+    Reasons,
+    flag_outliers,
+    flag_overlaps,
+    flag_shapes,
+)
+from lczcube.labels.outliers import Outliers, find_outliers
+from lczcube.labels.overlaps import find_overlaps
 from lczcube.labels.shapes import measure_shapes
 from lczcube.labels.table import require_labels
 from lczcube.lcz import zone
 
-FLAGS = {
-    "invalid": "outline crosses itself, or is broken otherwise",
-    "small": "too small",
-    "complex": "outline too long for its area",
-    "narrow": "too narrow anywhere",
-    "contradicts": "overlaps a label of another class",
-    "duplicate": "repeats the outline and class of another label",
-    "unlike_class": "features unlike those of its class",
-    "mixed": "its pixels fall into groups",
-}
-"""Flags of a label, in the order in which reasons are given."""
-
 _CENTRES = ("x", "y")
-
-
-@dataclass(frozen=True)
-class QualityRules:
-    """Limits past which a label is flagged.
-
-    Attributes
-    ----------
-    min_area_km2 : float
-        Default 0.04: a square of 200 m, two pixels of an LCZ map at 100 m.
-    min_compactness : float
-        4 pi area / perimeter². Default 0.25: an outline twice as long as the circle's of that
-        area, such as a rectangle of 1 to 10. Labels made of pixels have longer outlines than the
-        ground's: a disc of pixels has 0.62.
-    min_width_m : float
-        Diameter of the largest circle inside. Default 100: a pixel of an LCZ map.
-    min_overlap_share : float
-        Share of the smaller of two labels of different classes. Default 0.01: less is a border
-        drawn twice.
-    max_apart_share : float
-        Share of a label's pixels outside its largest group. Default 0.25.
-    min_polygons, min_pixels : int
-        Of a class and of a label, below which features are no judge. Default 6 and 20.
-    deviations : float
-        Of distances between features, past the median: farther is unusual. Default 3.
-    """
-
-    min_area_km2: float = 0.04
-    min_compactness: float = 0.25
-    min_width_m: float = 100.0
-    min_overlap_share: float = 0.01
-    max_apart_share: float = 0.25
-    min_polygons: int = 6
-    min_pixels: int = 20
-    deviations: float = DEVIATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +51,8 @@ class QualityReport:
         ``compactness``, ``width_m``, ``overlap_share`` (largest share of it under one label of
         another class), ``n_samples``, ``score`` and ``apart_share`` (see
         :class:`~lczcube.labels.outliers.Outliers`; NaN where not judged), ``like`` and
-        ``like_lcz``, ``flags`` (names of :data:`FLAGS` with ``;`` between, ``""`` for none),
-        ``reason`` in words, and ``geometry`` in the labels' CRS.
+        ``like_lcz``, ``flags`` (names of :data:`~lczcube.labels.flags.FLAGS` with ``;``
+        between, ``""`` for none), ``reason`` in words, and ``geometry`` in the labels' CRS.
     overlaps : pandas.DataFrame
         Every pair of labels that share ground, as :func:`find_overlaps` gives them.
     pixels : geopandas.GeoDataFrame
@@ -118,7 +78,7 @@ class QualityReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Labels by flag, every flag of :data:`FLAGS`; one label may have several."""
+        """Labels by flag, for every flag there is; one label may have several."""
         found = Counter(flag for flags in self.table["flags"] for flag in flags.split(";"))
         return {flag: found[flag] for flag in FLAGS}
 
@@ -182,7 +142,7 @@ def check_labels(
         Their samples, for the steps that look at features: of a run, ``run.samples()[city]``.
         Without, shapes and overlaps alone are judged.
     rules : QualityRules, optional
-        Default: the limits of :class:`QualityRules`.
+        Default: the limits of :class:`~lczcube.labels.flags.QualityRules`.
 
     Returns
     -------
@@ -204,10 +164,10 @@ def check_labels(
     shapes, overlaps = measure_shapes(ordered), find_overlaps(ordered)
     outliers = _outliers(ordered, samples, limits)
     table = _table(ordered, shapes, outliers)
-    found = _Found(len(table))
-    _flag_shapes(found, shapes, limits)
-    table["overlap_share"] = _flag_overlaps(found, table, overlaps, limits)
-    _flag_outliers(found, table, outliers.polygons, limits)
+    found = Reasons(len(table))
+    flag_shapes(found, shapes, limits)
+    table["overlap_share"] = flag_overlaps(found, table, overlaps, limits)
+    flag_outliers(found, table, outliers.polygons, limits)
     table["flags"] = [";".join(flags) for flags in found.flags]
     table["reason"] = ["; ".join(reasons) for reasons in found.reasons]
     layer = gpd.GeoDataFrame(table, geometry=ordered.geometry.to_numpy(), crs=ordered.crs)
@@ -226,7 +186,7 @@ def drop_suspects(
     report : QualityReport
         From :func:`check_labels`.
     flags : sequence of str
-        Names of :data:`FLAGS`, one at least.
+        Names of :data:`~lczcube.labels.flags.FLAGS`, one at least.
 
     Returns
     -------
@@ -258,18 +218,6 @@ def drop_suspects(
         "suspects_dropped": {flag: counts[flag] for flag in flags},
     }
     return kept
-
-
-class _Found:
-    """Flags and reasons of each label, as they are found."""
-
-    def __init__(self, n_labels: int) -> None:
-        self.flags: list[list[str]] = [[] for _ in range(n_labels)]
-        self.reasons: list[list[str]] = [[] for _ in range(n_labels)]
-
-    def add(self, row: int, flag: str, reason: str) -> None:
-        self.flags[row].append(flag)
-        self.reasons[row].append(reason)
 
 
 def _outliers(
@@ -311,66 +259,6 @@ def _table(labels: gpd.GeoDataFrame, shapes: pd.DataFrame, outliers: Outliers) -
             **{name: told[name] for name in ("like", "like_lcz")},
         }
     )
-
-
-def _flag_shapes(found: _Found, shapes: pd.DataFrame, rules: QualityRules) -> None:
-    for row, shape in enumerate(shapes.itertuples()):
-        if shape.problem:
-            found.add(row, "invalid", f"outline is invalid: {shape.problem}")
-        if shape.area_km2 < rules.min_area_km2:
-            found.add(row, "small", f"{shape.area_km2:.3f} km2, under {rules.min_area_km2:g}")
-        if shape.compactness < rules.min_compactness:
-            ratio = f"{shape.compactness:.2f}, under {rules.min_compactness:g}"
-            found.add(row, "complex", f"compactness {ratio}")
-        if shape.width_m < rules.min_width_m:
-            width = f"{shape.width_m:.0f} m wide at most, under {rules.min_width_m:g}"
-            found.add(row, "narrow", width)
-
-
-def _flag_overlaps(
-    found: _Found, table: pd.DataFrame, overlaps: pd.DataFrame, rules: QualityRules
-) -> npt.NDArray[np.float64]:
-    """Flags contradictions and repeats; gives the largest contradicted share of each label."""
-    rows = {patch_id: row for row, patch_id in enumerate(table["patch_id"])}
-    areas = table["area_km2"].to_numpy(float)
-    worst = np.zeros(len(table))
-    by_row: dict[int, list[tuple[float, str]]] = {}
-    repeats: dict[int, str] = {}
-    for pair in overlaps.itertuples():
-        first, second = rows[pair.first], rows[pair.second]
-        if pair.lcz_first == pair.lcz_second:
-            if pair.iou >= SAME_IOU:
-                repeats.setdefault(second, pair.first)
-            continue
-        for row, other, lcz in (
-            (first, pair.second, pair.lcz_second),
-            (second, pair.first, pair.lcz_first),
-        ):
-            worst[row] = max(worst[row], pair.area_km2 / areas[row])
-            if pair.share >= rules.min_overlap_share:
-                words = f"LCZ {_letter(lcz)} of {other} on {pair.area_km2:.3f} km2"
-                by_row.setdefault(row, []).append((pair.area_km2, words))
-    for row in sorted(by_row):
-        pairs = sorted(by_row[row], key=lambda item: (-item[0], item[1]))
-        more = f" and {len(pairs) - 1} more" if len(pairs) > 1 else ""
-        found.add(row, "contradicts", f"contradicts {pairs[0][1]}{more}")
-    for row in sorted(repeats):
-        found.add(row, "duplicate", f"repeats {repeats[row]}")
-    return worst
-
-
-def _flag_outliers(
-    found: _Found, table: pd.DataFrame, polygons: pd.DataFrame, rules: QualityRules
-) -> None:
-    for row, told in enumerate(polygons.itertuples()):
-        if told.is_outlier:
-            code = _letter(table["lcz"].iloc[row])
-            like = f"; most alike: {told.like}, LCZ {_letter(told.like_lcz)}" if told.like else ""
-            far = f"{told.score:.2f} times as far from others of LCZ {code} as is usual"
-            found.add(row, "unlike_class", far + like)
-        if told.apart_share > rules.max_apart_share:
-            apart = f"{told.apart_share:.0%} of its pixels stand apart from its largest group"
-            found.add(row, "mixed", apart)
 
 
 def _points(outliers: Outliers, samples: xr.Dataset | None) -> gpd.GeoDataFrame:
