@@ -433,7 +433,9 @@ def test_the_order_of_rows_changes_nothing() -> None:
     labels = table(many(9, 6) | many(9, 14, start=8))
     means = np.random.default_rng(0).normal(size=(18, 5))
     means[2] += 12
-    samples = samples_of(labels, drawn(0, means, 30))
+    pixels = drawn(0, means, 30)
+    pixels[4][::4] += 8.0
+    samples = samples_of(labels, pixels)
     report = check_labels(labels, samples)
     random = np.random.default_rng(1)
     mixed = labels.sample(frac=1, random_state=1)
@@ -444,6 +446,7 @@ def test_the_order_of_rows_changes_nothing() -> None:
     pd.testing.assert_frame_equal(again.pixels, report.pixels)
     assert report.counts["unlike_class"] >= 1
     assert report.counts["contradicts"] == 2
+    assert len(report.pixels) >= 8
 
 
 def test_samples_of_other_labels_are_refused() -> None:
