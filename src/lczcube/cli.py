@@ -328,6 +328,41 @@ for _name, _summary in (
 
 
 @app.command
+def check_labels(folder: Path, /, *, config: Path | None = None, limit: int = 20) -> None:
+    """Check the labels of every city: shapes, contradictions, outliers; drops nothing.
+
+    Leaves a layer of suspects, suspects.gpkg, and a picture, suspects.png, in the city's folder.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    config
+        City file; default: the one the folder was made with.
+    limit
+        Suspects that are listed of a city.
+    """
+    from lczcube.labels.quality import check_labels as check
+    from lczcube.labels.quality_plot import plot_suspects
+    from lczcube.runfolder import open_run
+
+    run = open_run(folder, config)
+    samples = run.samples()
+    for city in run.cities:
+        labels = run.labels(city)
+        if labels.empty:
+            print(f"{city}: no label")
+            continue
+        report = check(labels, samples.get(city))
+        print(f"{city}: {report.to_text(limit=limit)}")
+        path = run.path(city, "suspects.gpkg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report.write_suspects(path)
+        plot_suspects(report, path.with_suffix(".png"), title=city)
+        print(f"layer {path}\npicture {path.with_suffix('.png')}")
+
+
+@app.command
 def evaluate(
     folder: Path,
     /,
