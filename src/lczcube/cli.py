@@ -358,7 +358,9 @@ def check_labels(folder: Path, /, *, config: Path | None = None, limit: int = 20
         path = run.path(city, "suspects.gpkg")
         path.parent.mkdir(parents=True, exist_ok=True)
         report.write_suspects(path)
-        plot_suspects(report, path.with_suffix(".png"), title=city)
+        made_up = any(run.catalog.layer(name).synthetic for name in run.table.labels)
+        title = f"Labels of {city}" + (" (synthetic data)" if made_up else "")
+        plot_suspects(report, path.with_suffix(".png"), title=title)
         print(f"layer {path}\npicture {path.with_suffix('.png')}")
 
 
