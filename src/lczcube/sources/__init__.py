@@ -12,7 +12,15 @@ from typing import Annotated, get_args
 
 from pydantic import Field
 
-from lczcube.sources import alphaearth, label_raster, patches, polygons, raster, tessera
+from lczcube.sources import (
+    alphaearth,
+    label_raster,
+    patches,
+    polygons,
+    raster,
+    tessera,
+    zarr_store,
+)
 from lczcube.sources.alphaearth import AlphaEarthInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
@@ -23,6 +31,7 @@ from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
 from lczcube.sources.tessera import TesseraInput
+from lczcube.sources.zarr_store import ZarrInput
 
 __all__ = [
     "SOURCES",
@@ -36,7 +45,13 @@ __all__ = [
 ]
 
 AnyInput = Annotated[
-    RasterInput | AlphaEarthInput | TesseraInput | PolygonsInput | LabelRasterInput | PatchesInput,
+    RasterInput
+    | ZarrInput
+    | AlphaEarthInput
+    | TesseraInput
+    | PolygonsInput
+    | LabelRasterInput
+    | PatchesInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -49,6 +64,7 @@ SOURCES: Mapping[str, type[Input]] = {
 
 _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
+    "zarr": zarr_store,
     "alphaearth": alphaearth,
     "tessera": tessera,
     "polygons": polygons,

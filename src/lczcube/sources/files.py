@@ -315,8 +315,13 @@ def _find(filled: str, entry: Input, folder: Path, search: Search) -> list[tuple
         return [(path.as_posix(), False)]
     pattern = os.path.join(glob.escape(str(folder)), _from_environment(filled, entry, escape=True))
     found = (Path(os.path.abspath(match)) for match in glob.glob(pattern, recursive=True))
-    files = sorted(match.as_posix() for match in found if match.is_file())
+    files = sorted(match.as_posix() for match in found if _is_one(match, entry))
     return [(href, False) for href in files or [path.as_posix()]]
+
+
+def _is_one(match: Path, entry: Input) -> bool:
+    """True for a file, and for a folder that is one by its suffix: a Zarr store."""
+    return match.is_file() or (match.is_dir() and match.suffix.lower() in entry.suffixes)
 
 
 def _from_environment(text: str, entry: Input, *, escape: bool) -> str:

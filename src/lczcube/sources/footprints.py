@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lczcube.errors import SourceError
+from lczcube.sources.items import grid_bbox
 
 if TYPE_CHECKING:
     import shapely
@@ -113,6 +114,41 @@ def clipped(whole: Footprint, *, west: float, east: float, where: str) -> Footpr
             "CRS; correct its CRS."
         )
     return _as_footprint(between)
+
+
+def resolution_m(crs: str, shape: tuple[int, int], transform: Sequence[float]) -> float:
+    """Side of a pixel on the ground, m, as the root of its area: in degrees the mean of all.
+
+    Parameters
+    ----------
+    crs : str
+        ``EPSG:n`` or WKT.
+    shape : tuple of int
+        ``(rows, columns)``.
+    transform : sequence of float
+        ``a, b, c, d, e, f``.
+    """
+    from pyproj import CRS
+
+    parsed = CRS.from_user_input(crs)
+    if parsed.is_projected:
+        factor = parsed.axis_info[0].unit_conversion_factor
+        return float(f"{math.sqrt(abs(transform[0] * transform[4])) * factor:.6g}")
+    area_m2 = _geodesic_area_m2(grid_bbox(shape, transform), parsed)
+    return float(f"{math.sqrt(area_m2 / (shape[0] * shape[1])):.6g}")
+
+
+def _geodesic_area_m2(bbox: BBox, crs: Any) -> float:
+    import shapely
+    from pyproj import Geod
+
+    minx, miny, maxx, maxy = bbox
+    # A geodesic edge over more than half the globe runs the other way round: thirds do not.
+    third = (maxx - minx) / 3
+    dense = shapely.segmentize(shapely.box(minx, miny, minx + third, maxy), third / N_SEGMENTS)
+    ellipsoid = crs.get_geod() or Geod(ellps="WGS84")
+    area, _ = ellipsoid.geometry_area_perimeter(dense)
+    return 3 * abs(float(area))
 
 
 def search_boxes(bboxes: Iterable[BBox]) -> list[BBox]:
