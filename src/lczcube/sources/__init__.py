@@ -18,6 +18,7 @@ from lczcube.sources import (
     patches,
     polygons,
     raster,
+    stac_items,
     tessera,
     zarr_store,
 )
@@ -30,6 +31,7 @@ from lczcube.sources.label_raster import LabelRasterInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
+from lczcube.sources.stac_items import StacInput
 from lczcube.sources.tessera import TesseraInput
 from lczcube.sources.zarr_store import ZarrInput
 
@@ -47,6 +49,7 @@ __all__ = [
 AnyInput = Annotated[
     RasterInput
     | ZarrInput
+    | StacInput
     | AlphaEarthInput
     | TesseraInput
     | PolygonsInput
@@ -65,6 +68,7 @@ SOURCES: Mapping[str, type[Input]] = {
 _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
     "zarr": zarr_store,
+    "stac": stac_items,
     "alphaearth": alphaearth,
     "tessera": tessera,
     "polygons": polygons,

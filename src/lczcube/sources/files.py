@@ -69,6 +69,11 @@ class SourceFile:
     is_found: bool = False
     fault: LczcubeError | None = None
 
+    @property
+    def stem(self) -> str:
+        """What it is called: the file name without folder, suffix and query."""
+        return stem(self.href)
+
 
 AnyFile = TypeVar("AnyFile", bound=SourceFile)
 
@@ -347,7 +352,7 @@ def _files_of(folder: Path, suffixes: Sequence[str]) -> list[str]:
 
 def _item_id(entry: Input, file: SourceFile) -> str:
     year = [str(file.year)] if entry.kind == "raster" and file.year is not None else []
-    return "_".join([entry.name, *year, safe_id(stem(file.href)) or "file"])
+    return "_".join([entry.name, *year, safe_id(file.stem) or "file"])
 
 
 def _suffix(href: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -154,6 +156,29 @@ def _geodesic_area_m2(bbox: BBox, crs: Any) -> float:
 def search_boxes(bboxes: Iterable[BBox]) -> list[BBox]:
     """Where to look for the tiles of cities: their bboxes, EPSG:4326, grown by 5 km."""
     return [_grown(bbox, SEARCH_MARGIN_M) for bbox in bboxes]
+
+
+def near_rows(sides: Sequence[Any], boxes: Sequence[BBox]) -> Any:
+    """A filter of pyarrow for rows whose bounds meet a box; None where there are no boxes.
+
+    Parameters
+    ----------
+    sides : sequence of pyarrow.compute.Expression
+        Columns of west, south, east and north, EPSG:4326; west above east crosses the antimeridian.
+    boxes : sequence of tuple of float
+        EPSG:4326.
+    """
+    if not boxes:
+        return None
+    west, south, east, north = sides
+    crosses = west > east
+    return reduce(
+        or_,
+        (
+            (crosses | ((west <= b[2]) & (east >= b[0]))) & (south <= b[3]) & (north >= b[1])
+            for b in boxes
+        ),
+    )
 
 
 def meets_any(bbox: BBox, boxes: Sequence[BBox]) -> bool:

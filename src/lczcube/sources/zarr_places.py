@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from lczcube.errors import SourceError
 from lczcube.sources.files import first_line
-from lczcube.sources.items import crs_name
+from lczcube.sources.items import named_crs
 from lczcube.sources.zarr_arrays import GridArray
 
 SPACING_TOLERANCE_PX = 0.01
@@ -101,7 +101,7 @@ def _grid_mapping(grid: GridArray) -> Mapping[str, Any]:
 def _convention_crs(grid: GridArray) -> str | None:
     for key in ("proj:code", "proj:wkt2", "proj:projjson"):
         if grid.attrs.get(key):
-            return _crs(grid.attrs[key], f"{key} of {grid.where}")
+            return named_crs(grid.attrs[key], where=f"{key} of {grid.where}")
     return None
 
 
@@ -111,31 +111,16 @@ def _mapping_crs(mapping: Mapping[str, Any], grid: GridArray) -> str | None:
 
     for key in ("crs_wkt", "spatial_ref"):
         if mapping.get(key):
-            return _crs(mapping[key], f"{key} of {grid.where}")
+            return named_crs(mapping[key], where=f"{key} of {grid.where}")
     if "grid_mapping_name" not in mapping:
         return None
     try:
-        return _crs(CRS.from_cf(dict(mapping)).to_wkt(), grid.where)
+        wkt = CRS.from_cf(dict(mapping)).to_wkt()
     except (CRSError, KeyError, TypeError, ValueError) as error:
-        raise _no_crs(mapping["grid_mapping_name"], grid.where, error) from error
-
-
-def _crs(value: Any, where: str) -> str:
-    import rasterio.crs
-    from pyproj import CRS
-    from pyproj.exceptions import CRSError
-    from rasterio.errors import CRSError as RasterioCRSError
-
-    try:
-        return crs_name(rasterio.crs.CRS.from_wkt(CRS.from_user_input(value).to_wkt()))
-    except (CRSError, RasterioCRSError) as error:
-        raise _no_crs(value, where, error) from error
-
-
-def _no_crs(value: Any, where: str, error: Exception) -> SourceError:
-    return SourceError(
-        f"{where}: {str(value)[:40]!r} is no CRS ({first_line(error)}); correct the attribute."
-    )
+        raise SourceError(
+            f"{grid.where} has a grid mapping that is no CRS ({first_line(error)}); correct it."
+        ) from error
+    return named_crs(wkt, where=grid.where)
 
 
 def _is_in_degrees(grid: GridArray) -> bool:
@@ -152,7 +137,7 @@ def _is_in_degrees(grid: GridArray) -> bool:
 
 
 def _agreed_crs(stated: str | None, asked: str | None, grid: GridArray) -> str:
-    given = None if asked is None else _crs(asked, f"crs of {grid.where}")
+    given = None if asked is None else named_crs(asked, where=f"crs of {grid.where}")
     if given is not None and stated is not None and given != stated:
         raise SourceError(
             f"{grid.where} is in {_short(stated)} by its own attributes, but crs = "
