@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,22 +16,33 @@ from pydantic import model_validator
 
 from lczcube.errors import SourceError
 from lczcube.sources.bands import Band, as_code, band_fields, fits, name_bands, require_code
-from lczcube.sources.files import SourceFile, file_facts, first_line, media_type, require_file
+from lczcube.sources.files import (
+    SourceFile,
+    file_facts,
+    first_line,
+    is_remote,
+    media_type,
+    require_file,
+)
 from lczcube.sources.footprints import footprint, resolution_m
 from lczcube.sources.inputs import LayerInput
 from lczcube.sources.items import (
     FILE_URI,
+    LCZCUBE_URI,
     PROJECTION_URI,
     RASTER_URI,
     SourceItem,
-    crs_fields,
     crs_name,
+    grid_fields,
     new_item,
 )
 
 if TYPE_CHECKING:
     import pystac
     from rasterio.io import DatasetReader
+
+SQUARE_TOLERANCE = 1e-6
+"""Sides of a square pixel differ by less than this share."""
 
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 
@@ -68,18 +80,20 @@ def build_items(entry: RasterInput, file: SourceFile) -> list[SourceItem]:
 
 @contextmanager
 def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
-    """A raster open for reading that has a CRS and is not rotated.
+    """A raster open for reading that has a CRS, is not rotated, and is not cut short.
 
     Raises
     ------
     SourceError
-        If it cannot be read, has no CRS, or its transform is rotated or missing.
+        If it cannot be read, has no CRS, its transform is rotated or missing, or the last block of
+        a local TIFF lies past its end.
     """
     from rasterio.errors import RasterioError
 
     try:
         with _opened(file.href) as raster:
             _require_georeferenced(raster, file)
+            _require_whole(raster, file)
             yield raster
     except (RasterioError, OSError) as error:
         raise SourceError(
@@ -115,25 +129,54 @@ def _require_georeferenced(raster: DatasetReader, file: SourceFile) -> None:
         )
 
 
+def _require_whole(raster: DatasetReader, file: SourceFile) -> None:
+    """Raise for a TIFF whose header is there and whose last pixels are not."""
+    if raster.driver != "GTiff" or is_remote(file.href):
+        return
+    size = Path(file.href).stat().st_size
+    rows, columns = raster.block_shapes[0]
+    last = f"{(raster.width - 1) // columns}_{(raster.height - 1) // rows}"
+    for band in {1, raster.count}:
+        names = (f"BLOCK_OFFSET_{last}", f"BLOCK_SIZE_{last}")
+        told = [raster.get_tag_item(name, "TIFF", bidx=band) for name in names]
+        if None not in told and sum(map(int, told)) > size:
+            raise SourceError(
+                f"{file.href} cannot be read whole: its pixels end at byte "
+                f"{sum(map(int, told))} and it has {size}. Fetch it again."
+            )
+
+
 def _item(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac.Item:
     import shapely
 
     crs = crs_name(raster.crs)
-    bounds = _sorted_bounds(raster)
+    note = _note(entry, raster)
     item = new_item(
         file.item_id,
-        footprint(shapely.box(*bounds), crs, where=file.href),
+        footprint(shapely.box(*_sorted_bounds(raster)), crs, where=file.href),
         year=file.year,
-        properties={
-            **crs_fields(crs),
-            "proj:shape": list(raster.shape),
-            "proj:transform": [float(v) for v in tuple(raster.transform)[:6]],
-            "proj:bbox": list(bounds),
-        },
-        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI),
+        properties=grid_fields(crs, raster.shape, tuple(raster.transform)[:6])
+        | ({"lczcube:note": note} if note else {}),
+        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI, *([LCZCUBE_URI] if note else [])),
     )
     item.add_asset("data", _asset(entry, file, raster))
     return item
+
+
+def _note(entry: RasterInput, raster: DatasetReader) -> str:
+    """What a user should know of a file that is registered all the same."""
+    width, height = abs(raster.transform.a), abs(raster.transform.e)
+    dtype = np.dtype(raster.dtypes[0])
+    notes = []
+    if abs(width - height) > SQUARE_TOLERANCE * height:
+        notes.append(f"Pixels are not square: {width:.6g} x {height:.6g}.")
+    if entry.nodata is None and dtype.kind != "f":
+        declared = [v for v in raster.nodatavals if v is not None]
+        if not declared:
+            notes.append("No nodata is declared: every pixel counts as valid.")
+        elif not fits(declared[0], dtype):
+            notes.append(f"The declared nodata {declared[0]:g} cannot occur in {dtype}.")
+    return " ".join(notes)
 
 
 def _sorted_bounds(raster: DatasetReader) -> tuple[float, float, float, float]:
