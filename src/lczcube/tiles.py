@@ -234,6 +234,15 @@ def place_tiles(tiles: Sequence[Tile], frame: GeoBox) -> list[PlacedTile]:
     return sorted(inside, key=lambda p: (not p.on_lattice, p.tile.item_id))
 
 
+def project_outline(outline: shapely.Geometry, frame: GeoBox) -> shapely.Geometry:
+    """An outline in EPSG:4326 in pixel coordinates of a frame: the part near it, may be empty.
+
+    Far from the frame a UTM zone has no image of it.
+    """
+    part = shapely.intersection(outline, _near(frame, "EPSG:4326"))
+    return part if part.is_empty else _to_frame(part, "EPSG:4326", frame)
+
+
 def frame_rect(frame: GeoBox) -> Rect:
     """All pixels of a frame."""
     rows, columns = frame.shape
@@ -302,11 +311,7 @@ def _near(frame: GeoBox, crs: str) -> shapely.Polygon:
 
 
 def _projected_footprint(tile: Tile, frame: GeoBox) -> shapely.Geometry | None:
-    """The footprint near the frame: far from it a UTM zone has no image of it."""
-    if tile.footprint is None:
-        return None
-    part = shapely.intersection(tile.footprint, _near(frame, "EPSG:4326"))
-    return part if part.is_empty else _to_frame(part, "EPSG:4326", frame)
+    return None if tile.footprint is None else project_outline(tile.footprint, frame)
 
 
 def _to_frame(outline: shapely.Geometry, crs: str, frame: GeoBox) -> shapely.Geometry:
