@@ -197,6 +197,17 @@ west    areas   validation  1  .  .  .  .  .  .  .  .   .  .  .  .  .  .  .  1  
 """
 
 
+def test_the_example_of_the_guide_runs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "guide" / "coverage.md").read_text()
+    example = page.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "coverage.md", "exec"), {})
+    assert capsys.readouterr().out == TEXT + "\n"
+    assert (tmp_path / "coverage.png").stat().st_size > 10_000
+
+
 def test_values_are_plain(coverage: Coverage) -> None:
     values = json.loads(json.dumps(coverage.to_dict()))
     assert values["years"][3]["layers"][1]["layer"] == "heights"

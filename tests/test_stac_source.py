@@ -409,6 +409,10 @@ def test_an_item_that_is_none_is_refused(
         ("[1]", "holds no object"),
         ('{"type": "Topology"}', "has type 'Topology'"),
         ('{"a": 1}', "has no type"),
+        (
+            '{"type": "FeatureCollection", "features": [{}, {}]}',
+            "lists 2 features and no STAC",
+        ),
     ],
 )
 def test_a_document_that_is_no_stac_is_refused(tmp_path: Path, content: str, said: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lczcube.config import read_config
 from lczcube.cube import decode, open_cube
 from lczcube.errors import ConfigError, MissingInputError, SourceError
 from lczcube.grid import Grid
+from lczcube.plans import plan_catalog
 from lczcube.sources import SOURCES, SourceItem, build_items, find_files
 from tests.scenes import CRS, catalog_of, position_codes
 from tests.test_catalog import extension_schema, validate, with_schemas
@@ -391,6 +393,15 @@ def test_a_store_that_is_not_there_or_no_store_or_far_away_is_refused(tmp_path: 
         register(store / "codes", year=2024)
 
 
+def test_the_plan_of_a_catalog_finds_a_store(tmp_path: Path) -> None:
+    write_array(tmp_path / "s.zarr", codes_here(), ("band", "y", "x"), group=utm())
+    table = '[[input]]\nname = "z"\nsource = "zarr"\nyear = 2024\nhref = ["s.zarr", "gone.zarr"]\n'
+    (tmp_path / "town.toml").write_text(f'id = "town"\n{table}')
+    plan = plan_catalog(tmp_path / "town.toml", tmp_path / "out")
+    assert plan.n_missing == 1
+    assert "missing  " + (tmp_path / "gone.zarr").as_posix() in plan.text
+
+
 def test_a_broken_store_is_one_row_and_the_others_are_built(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_array(tmp_path / f"{name}.zarr", codes_here(), ("band", "y", "x"), group=utm())
@@ -652,11 +663,22 @@ def mosaic_store(path: Path) -> tuple[Path, npt.NDArray[np.int8], tuple[int, int
     return path, codes, (top, left)
 
 
+def keys_of_the_guide() -> dict[str, Any]:
+    """What the guide's table for the mosaic says of its codes."""
+    page = (Path(__file__).parents[1] / "docs" / "guide" / "catalog.md").read_text()
+    blocks = [block.split("```")[0] for block in page.split("```toml\n")[1:]]
+    (table,) = (tomllib.loads(b)["input"][0] for b in blocks if 'source = "zarr"' in b)
+    assert {key: DOWNLOAD[key] for key in ("layer", "product", "decoder", "valid")} == {
+        key: value for key, value in table.items() if key not in ("name", "source", "href", "years")
+    }
+    return {key: DOWNLOAD[key] for key in ("layer", "product", "decoder", "valid")}
+
+
 def test_the_mosaic_of_alphaearth_lies_where_its_degrees_say(tmp_path: Path) -> None:
     store, codes, (top, left) = mosaic_store(tmp_path / "aef-mosaic")
-    keys = {"layer": "embedding", "product": "alphaearth/1", "decoder": "signed_square"}
+    keys = keys_of_the_guide()
     grid = Grid.from_bbox((36.822, -1.2995, 36.840, -1.2925))
-    cube = cube_of(tmp_path, store, grid=grid, valid="all_bands_nodata", **keys)
+    cube = cube_of(tmp_path, store, grid=grid, **keys)
     assert cube["z"].attrs["covered_share"] == 1
     assert cube["z_band"].values[[0, 63]].tolist() == ["A00", "A63"]
     read = cube["z"].isel(time=0).values

@@ -413,7 +413,10 @@ def require_covered(mosaic: Mosaic) -> None:
 
 def _identity(mosaic: Mosaic) -> Any:
     tiles = [
-        (t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum)
+        (
+            *(t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum),
+            *(t.array, t.axes, t.time_index),
+        )
         for t in (placed.tile for placed in (*mosaic.tiles, *mosaic.scale_tiles))
     ]
     frame = (str(mosaic.frame.crs), mosaic.frame.affine[:6], tuple(mosaic.frame.shape))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ROW_IN, COLUMN_IN = 0.38, 1.0
 """A square of the matrix, inches."""
 
-BARS_IN = (6.2, 1.75)
+BARS_IN = (6.2, 1.3)
 """The bars of a city, inches."""
 
 HATCHES = {"validation": "////", "testing": "...."}

@@ -128,8 +128,18 @@ def _items_in(values: Mapping[str, Any], here: str) -> Iterator[Found]:
         yield Found(here, values)
     elif kind == "FeatureCollection":
         features = values.get("features")
-        for feature in features if isinstance(features, list) else []:
-            yield Found(here, feature if isinstance(feature, dict) else {})
+        members = [f for f in features if isinstance(f, dict)] if isinstance(features, list) else []
+        if not any("assets" in member for member in members):
+            yield Found(
+                here,
+                fault=SourceError(
+                    f"{here} lists {len(members)} features and no STAC item: none has assets. "
+                    'Register polygons with source = "polygons".'
+                ),
+            )
+            return
+        for member in members:
+            yield Found(here, member)
     elif kind not in ("Catalog", "Collection") and "stac_version" not in values:
         what = "no type" if kind is None else f"type {str(kind)[:40]!r}"
         yield Found(
