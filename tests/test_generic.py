@@ -29,6 +29,9 @@ BILBAO = Grid("EPSG:25830", (1561, 14982, 1565, 14986))
 ALEXANDRIA = Grid("EPSG:26918", (1005, 13430, 1006, 13431))
 CATALOGS = Path(__file__).parents[1] / "catalogs"
 
+AWAITED = "canopy lcz_map open_buildings osm osm_raster so2sat training_areas".split()
+"""Sources that catalog files name and that are not in this version: those tables are not checked."""
+
 
 def overlaps(
     first: float, side: float, n: int, edges: npt.NDArray[np.float64]
@@ -234,14 +237,20 @@ def tables_of(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("path", sorted(CATALOGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_the_catalog_files_are_legal(path: Path) -> None:
+    tables = tables_of(path)
+    assert {table["source"] for table in tables} <= {*SOURCES, *AWAITED}
+    for table in tables:
+        if table["source"] in SOURCES:
+            SOURCES[table["source"]].model_validate(table)
     if {table["source"] for table in tomllib.loads(path.read_text())["input"]} <= {*SOURCES}:
         config = read_config(path)
         assert config.cities
         assert config.run is not None
-    known = [table for table in tables_of(path) if table["source"] in SOURCES]
-    assert known
-    for table in known:
-        SOURCES[table["source"]].model_validate(table)
+
+
+def test_hong_kong_and_the_template_can_be_read_as_they_are() -> None:
+    names = [read_config(CATALOGS / f"{name}.toml").id for name in ("hongkong", "template")]
+    assert names == ["hongkong", "mycity"]
 
 
 def test_the_template_shows_every_source() -> None:
