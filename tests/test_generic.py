@@ -29,8 +29,8 @@ BILBAO = Grid("EPSG:25830", (1561, 14982, 1565, 14986))
 ALEXANDRIA = Grid("EPSG:26918", (1005, 13430, 1006, 13431))
 CATALOGS = Path(__file__).parents[1] / "catalogs"
 
-AWAITED = "canopy lcz_map open_buildings osm osm_raster so2sat training_areas".split()
-"""Sources that catalog files name and that are not in this version: those tables are not checked."""
+AWAITED = ["canopy", "lcz_map", "open_buildings", "osm", "osm_raster", "so2sat", "training_areas"]
+"""Sources that catalog files name and that are not in this version: not checked."""
 
 
 def overlaps(
