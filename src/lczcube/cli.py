@@ -166,8 +166,18 @@ def search(
 
 
 @app.command
-def describe(folder: Path, /, *, config: Path | None = None, seams: bool = False) -> None:
-    """Print the grid and the layers of every city's cube; reads no pixel.
+def describe(
+    folder: Path,
+    /,
+    *,
+    config: Path | None = None,
+    seams: bool = False,
+    picture: Path | None = None,
+) -> None:
+    """Print the grid and the layers of every city's cube, and what they cover; reads no pixel.
+
+    Coverage is which city and year has what share of each layer, what all layers together leave,
+    and which labels there are.
 
     Parameters
     ----------
@@ -178,7 +188,10 @@ def describe(folder: Path, /, *, config: Path | None = None, seams: bool = False
     seams
         Also read along the edges of tiles, and look there for steps and for tiles that are a pixel
         out of place.
+    picture
+        Also draw the coverage: a PNG.
     """
+    from lczcube.coverage import coverage_of, plot_coverage
     from lczcube.runfolder import open_run
     from lczcube.seams import find_seams
     from lczcube.stages import describe_cube
@@ -195,6 +208,11 @@ def describe(folder: Path, /, *, config: Path | None = None, seams: bool = False
             print(f"  {name}: " + ", ".join(f"{k} {v}" for k, v in facts.items()))
         if seams:
             print(find_seams(run.cube_of_files(city, grid.halo_px)).to_text())
+    told = coverage_of(run)
+    print(told.to_text())
+    if picture is not None:
+        plot_coverage(told, picture)
+        print(f"picture {picture}")
 
 
 @app.command

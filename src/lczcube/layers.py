@@ -90,8 +90,8 @@ def find_items(
     everything = catalog.items(name, bbox=wanted.bbox)
     if not everything:
         return []
-    years = sorted({_year(item) for item in everything}, key=lambda y: (abs(y - nearest), y))
-    return [item for item in everything if _year(item) == years[0]]
+    years = sorted({year_of(item) for item in everything}, key=lambda y: (abs(y - nearest), y))
+    return [item for item in everything if year_of(item) == years[0]]
 
 
 def open_layer(
@@ -166,6 +166,11 @@ def absent_layer(catalog: Catalog, name: str, wanted: Wanted) -> xr.Dataset:
             else xr.Variable(dims, values, attrs)
         )
     return xr.Dataset(variables, coords=_coordinates(wanted, name, () if quantities else bands))
+
+
+def year_of(item: pystac.Item) -> int:
+    """The year that an item counts for: of its datetime, else of its start."""
+    return int(str(_instant(item))[:4])
 
 
 def raise_no_items(catalog: Catalog, name: str, wanted: Wanted) -> NoReturn:
@@ -258,10 +263,6 @@ def _by_date(
 def _instant(item: pystac.Item) -> np.datetime64:
     when = item.datetime or item.common_metadata.start_datetime
     return np.datetime64(when.astimezone(UTC).replace(tzinfo=None), "ns")  # type: ignore[union-attr]
-
-
-def _year(item: pystac.Item) -> int:
-    return int(str(_instant(item))[:4])
 
 
 def _mosaic(

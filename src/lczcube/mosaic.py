@@ -370,8 +370,8 @@ def plan_reads(mosaic: Mosaic) -> ReadPlan:
         for placed in (mosaic.tiles[position] for position in slab.owners):
             size = placed.tile.size_bytes
             part = slab.rect.meet(placed.bounds)
-            share = min(1.0, float(np.prod(part.shape)) / float(placed.outline.area))
-            stored += np.nan if size is None else size * share
+            share = float(np.prod(part.shape)) / float(placed.outline.area) * placed.part
+            stored += np.nan if size is None else size * min(1.0, share)
     n_bytes = None if np.isnan(stored) else round(stored)
     return ReadPlan(len(mosaic.tiles), len(mosaic.slabs), decoded, n_bytes)
 
@@ -443,6 +443,7 @@ def _identity(mosaic: Mosaic) -> Any:
         (
             *(t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum),
             *(t.band, t.zones, t.bands, t.mask),
+            *(t.array, t.axes, t.time_index),
         )
         for t in (placed.tile for placed in (*mosaic.tiles, *mosaic.scale_tiles))
     ]

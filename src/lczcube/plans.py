@@ -59,7 +59,7 @@ def plan_catalog(config: str | Path, out: str | Path) -> CatalogPlan:
     n_missing = 0
     for entry in settings.inputs:
         hrefs = [file.href for file in find_files(entry, folder=folder, cities=cities)]
-        missing = [href for href in hrefs if not is_remote(href) and not Path(href).is_file()]
+        missing = [href for href in hrefs if not is_remote(href) and not Path(href).exists()]
         n_missing += len(missing)
         lines += [f"{entry.name} ({entry.source}): {_total(hrefs)}", *_file_lines(hrefs, missing)]
     fate = "bring up to date" if Path(out).exists() else "write"
@@ -106,11 +106,17 @@ def _total(hrefs: Sequence[str]) -> str:
 def _file_lines(hrefs: Sequence[str], missing: Sequence[str]) -> Iterator[str]:
     there = [href for href in hrefs if href not in set(missing)]
     for href in there[:MOST_FILES_LISTED]:
-        size = "?" if is_remote(href) else _size(Path(href).stat().st_size)
-        yield f"  {size:>12}  {redact(href)}"
+        yield f"  {_size_of(href):>12}  {redact(href)}"
     if len(there) > MOST_FILES_LISTED:
         yield f"  … and {len(there) - MOST_FILES_LISTED} more"
     yield from (f"       missing  {href}" for href in missing)
+
+
+def _size_of(href: str) -> str:
+    if is_remote(href):
+        return "?"
+    path = Path(href)
+    return "folder" if path.is_dir() else _size(path.stat().st_size)
 
 
 def _size(n_bytes: int) -> str:

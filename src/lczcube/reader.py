@@ -240,16 +240,15 @@ def _read_zarr(tile: Tile, rows: slice, columns: slice) -> Codes:
         raise SourceError(
             f"{tile.href} has no array {tile.array!r} ({error}); run lczcube build-catalog again."
         ) from error
-    leading = () if tile.time_index is None else (tile.time_index,)
-    at = {
-        "band,y,x": (slice(None), rows, columns),
-        "y,x,band": (rows, columns),
-        "y,x": (rows, columns),
-    }
-    window = np.asarray(array[(*leading, *at[tile.axes])])  # type: ignore[index]
-    if tile.axes == "y,x":
-        return window[None]
-    return window.transpose(2, 0, 1) if tile.is_band_last else window
+    axes = tile.axes.split(",")
+    if tile.time_index is not None and "time" not in axes:
+        axes = ["time", *axes]
+    at = {"time": tile.time_index, "band": slice(None), "y": rows, "x": columns}
+    window = np.asarray(array[tuple(at[axis] for axis in axes)])  # type: ignore[index]
+    kept = [axis for axis in axes if axis != "time"]
+    turned = window.transpose([kept.index(axis) for axis in ("band", "y", "x") if axis in kept])
+    native = turned.astype(turned.dtype.newbyteorder("="), copy=False)
+    return native if "band" in kept else native[None]
 
 
 def _require_as_declared(tile: Tile, codes: Codes, storage: Storage) -> None:

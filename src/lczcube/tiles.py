@@ -26,6 +26,13 @@ from lczcube.lcz import CodeTable
 DEFAULT_BLOCK_PX = 512
 """Side of a compressed block where the catalog does not say: what GDAL's COG driver writes."""
 
+WIDE_DEGREES = 20.0
+"""A tile wider than this is projected near the frame alone: the CRS of a city has no image of the
+rest."""
+
+NEAR = 0.2
+"""What counts as near: this share of the frame's own extent past it."""
+
 N_SEGMENTS = 64
 """Pieces that an edge is cut into before it is projected: 100 km then bends by under 0.1 m."""
 
@@ -118,7 +125,8 @@ class Tile:
     block_shape : tuple of int
         ``(rows, columns)`` of what is compressed together.
     axes : str
-        Order of the stored axes: ``band,y,x``, ``y,x,band`` or ``y,x``.
+        Order of the stored axes: ``band,y,x``, ``y,x,band`` or ``y,x``; of a Zarr array any, with
+        ``time`` where that is not the first.
     array : str
         Name of a Zarr array in its group.
     time_index : int or None
@@ -178,11 +186,6 @@ class Tile:
         return GeoBox(wh_(columns, rows), self.affine, CRS(self.crs))
 
     @property
-    def is_band_last(self) -> bool:
-        """True when the bands of a pixel lie side by side."""
-        return self.axes.endswith("band")
-
-    @property
     def hides_codes(self) -> bool:
         """True where a mask or the footprint makes stored codes nodata."""
         return self.mask is not None or self.is_bounded
@@ -221,13 +224,16 @@ class PlacedTile:
         Its pixels in the frame, past whose edges they may reach; None for another lattice.
     extent, footprint : shapely.Geometry or None
         In pixel coordinates of the frame. None for an extent that is ``rect``, and for a footprint
-        that is the extent.
+        that is the extent. Of a tile of half the globe the part near the frame.
+    part : float
+        Share of the tile's pixels that the extent shows; 1 but for such a tile.
     """
 
     tile: Tile
     rect: Rect | None
     extent: shapely.Geometry | None
     footprint: shapely.Geometry | None
+    part: float = 1.0
 
     @property
     def on_lattice(self) -> bool:
@@ -246,7 +252,7 @@ class PlacedTile:
         """The smallest rectangle of the frame that holds it."""
         if self.rect is not None:
             return self.rect
-        if shapely.is_empty(self.extent):
+        if self.extent is None or self.extent.is_empty:
             return Rect(0, 0, 0, 0)
         left, top, right, bottom = shapely.bounds(self.extent).tolist()
         floor, ceil = int(np.floor(top)), int(np.ceil(bottom))
@@ -363,6 +369,15 @@ def place_tiles(tiles: Sequence[Tile], frame: GeoBox) -> list[PlacedTile]:
     return sorted(inside, key=lambda p: (not p.on_lattice, p.tile.item_id))
 
 
+def project_outline(outline: shapely.Geometry, frame: GeoBox) -> shapely.Geometry:
+    """An outline in EPSG:4326 in pixel coordinates of a frame: the part near it, may be empty.
+
+    Far from the frame a UTM zone has no image of it.
+    """
+    part = shapely.intersection(outline, _near(frame, "EPSG:4326"))
+    return part if part.is_empty else _to_frame(part, "EPSG:4326", frame)
+
+
 def frame_rect(frame: GeoBox) -> Rect:
     """All pixels of a frame."""
     rows, columns = frame.shape
@@ -389,11 +404,11 @@ def _place(tile: Tile, frame: GeoBox) -> PlacedTile:
     if tile.kind == "features":
         return PlacedTile(tile, None, _projected_footprint(tile, frame), None)
     rect = _lattice_rect(tile, frame)
-    extent = None if rect is not None else _projected_extent(tile, frame)
+    extent, part = (None, 1.0) if rect is not None else _projected_extent(tile, frame)
     footprint = _projected_footprint(tile, frame)
     if footprint is not None and shapely.covers(footprint, _inner(rect, extent, frame)):
         footprint = None
-    return PlacedTile(tile, rect, extent, footprint)
+    return PlacedTile(tile, rect, extent, footprint, part)
 
 
 def _lattice_rect(tile: Tile, frame: GeoBox) -> Rect | None:
@@ -414,23 +429,37 @@ def _lattice_rect(tile: Tile, frame: GeoBox) -> Rect | None:
     return Rect(round(row), round(column), round(row) + rows, round(column) + columns)
 
 
-def _projected_extent(tile: Tile, frame: GeoBox) -> shapely.Geometry:
+def _projected_extent(tile: Tile, frame: GeoBox) -> tuple[shapely.Geometry, float]:
+    """The extent, and the share of the tile that it shows."""
     rows, columns = tile.shape
     corners = [
         tile.affine * corner for corner in ((0, 0), (columns, 0), (columns, rows), (0, rows))
     ]
-    return _to_frame(shapely.Polygon(corners), tile.crs, frame)
+    whole = shapely.Polygon(corners)
+    if not _is_wide(tile):
+        return _to_frame(whole, tile.crs, frame), 1.0
+    near = shapely.intersection(whole, _near(frame, tile.crs))
+    if near.is_empty:
+        return near, 1.0
+    return _to_frame(near, tile.crs, frame), near.area / whole.area
+
+
+def _is_wide(tile: Tile) -> bool:
+    if tile.footprint is None:
+        return False
+    west, south, east, north = tile.footprint.bounds
+    return bool(max(east - west, north - south) > WIDE_DEGREES)
+
+
+def _near(frame: GeoBox, crs: str) -> shapely.Polygon:
+    """The frame and its surroundings, as a box in a CRS."""
+    minx, miny, maxx, maxy = project_bbox(bbox_of(frame), str(frame.crs), crs)
+    margin = NEAR * max(maxx - minx, maxy - miny)
+    return shapely.box(minx - margin, miny - margin, maxx + margin, maxy + margin)
 
 
 def _projected_footprint(tile: Tile, frame: GeoBox) -> shapely.Geometry | None:
-    """The footprint near the frame: far from it a UTM zone has no image of it."""
-    if tile.footprint is None:
-        return None
-    west, south, east, north = project_bbox(bbox_of(frame), str(frame.crs), "EPSG:4326")
-    margin = 0.2 * max(east - west, north - south)
-    near = shapely.box(west - margin, south - margin, east + margin, north + margin)
-    part = shapely.intersection(tile.footprint, near)
-    return part if part.is_empty else _to_frame(part, "EPSG:4326", frame)
+    return None if tile.footprint is None else project_outline(tile.footprint, frame)
 
 
 def _to_frame(outline: shapely.Geometry, crs: str, frame: GeoBox) -> shapely.Geometry:

@@ -24,8 +24,10 @@ from lczcube.sources import (
     polygons,
     raster,
     so2sat,
+    stac_items,
     tessera,
     training_areas,
+    zarr_store,
 )
 from lczcube.sources.alphaearth import AlphaEarthInput
 from lczcube.sources.canopy import CanopyInput
@@ -42,8 +44,10 @@ from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
 from lczcube.sources.so2sat import So2SatInput
+from lczcube.sources.stac_items import StacInput
 from lczcube.sources.tessera import TesseraInput
 from lczcube.sources.training_areas import TrainingAreasInput
+from lczcube.sources.zarr_store import ZarrInput
 
 __all__ = [
     "SOURCES",
@@ -58,6 +62,8 @@ __all__ = [
 
 AnyInput = Annotated[
     RasterInput
+    | ZarrInput
+    | StacInput
     | AlphaEarthInput
     | TesseraInput
     | CanopyInput
@@ -82,6 +88,8 @@ SOURCES: Mapping[str, type[Input]] = {
 
 _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
+    "zarr": zarr_store,
+    "stac": stac_items,
     "alphaearth": alphaearth,
     "tessera": tessera,
     "osm": osm,

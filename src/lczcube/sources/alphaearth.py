@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -36,6 +34,7 @@ from lczcube.sources.footprints import (
     footprint,
     geometry_footprint,
     meets_any,
+    near_rows,
     search_boxes,
     utm_meridians,
 )
@@ -309,14 +308,7 @@ def _near(names: Collection[str], boxes: Sequence[BBox]) -> Any:
         west, south, east, north = (pc.field("bbox", corner) for corner in corners)
     else:
         return None
-    crosses = west > east  # the antimeridian
-    return reduce(
-        or_,
-        (
-            (crosses | ((west <= b[2]) & (east >= b[0]))) & (south <= b[3]) & (north >= b[1])
-            for b in boxes
-        ),
-    )
+    return near_rows((west, south, east, north), boxes)
 
 
 def _plain_rows(table: pd.DataFrame) -> Iterator[_Row]:

@@ -73,6 +73,11 @@ class SourceFile:
     is_found: bool = False
     fault: LczcubeError | None = None
 
+    @property
+    def stem(self) -> str:
+        """What it is called: the file name without folder, suffix and query."""
+        return stem(self.href)
+
 
 _silence_lock = Lock()
 _silences: "list[warnings.catch_warnings[None]]" = []  # the same one, for each that is inside
@@ -344,8 +349,13 @@ def _find(filled: str, entry: Input, folder: Path, search: Search) -> list[tuple
         return [(path.as_posix(), False)]
     pattern = os.path.join(glob.escape(str(folder)), _from_environment(filled, entry, escape=True))
     found = (Path(os.path.abspath(match)) for match in glob.glob(pattern, recursive=True))
-    files = sorted(match.as_posix() for match in found if match.is_file())
+    files = sorted(match.as_posix() for match in found if _is_one(match, entry))
     return [(href, False) for href in files or [path.as_posix()]]
+
+
+def _is_one(match: Path, entry: Input) -> bool:
+    """True for a file, and for a folder that is one by its suffix: a Zarr store."""
+    return match.is_file() or (match.is_dir() and match.suffix.lower() in entry.suffixes)
 
 
 def _from_environment(text: str, entry: Input, *, escape: bool) -> str:
@@ -371,7 +381,7 @@ def _files_of(folder: Path, suffixes: Sequence[str]) -> list[str]:
 
 def _item_id(entry: Input, file: SourceFile) -> str:
     year = [str(file.year)] if entry.kind == "raster" and file.year is not None else []
-    return "_".join([entry.name, *year, safe_id(stem(file.href)) or "file"])
+    return "_".join([entry.name, *year, safe_id(file.stem) or "file"])
 
 
 def _suffix(href: str) -> str:

@@ -6,13 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lczcube.errors import SourceError
+from lczcube.sources.items import grid_bbox
 
 if TYPE_CHECKING:
     import shapely
@@ -133,9 +135,67 @@ def utm_meridians(crs: str) -> tuple[float, float] | None:
     return west, west + 6
 
 
+def resolution_m(crs: str, shape: tuple[int, int], transform: Sequence[float]) -> float:
+    """Side of a pixel on the ground, m, as the root of its area: in degrees the mean of all.
+
+    Parameters
+    ----------
+    crs : str
+        ``EPSG:n`` or WKT.
+    shape : tuple of int
+        ``(rows, columns)``.
+    transform : sequence of float
+        ``a, b, c, d, e, f``.
+    """
+    from pyproj import CRS
+
+    parsed = CRS.from_user_input(crs)
+    if parsed.is_projected:
+        factor = parsed.axis_info[0].unit_conversion_factor
+        return float(f"{math.sqrt(abs(transform[0] * transform[4])) * factor:.6g}")
+    area_m2 = _geodesic_area_m2(grid_bbox(shape, transform), parsed)
+    return float(f"{math.sqrt(area_m2 / (shape[0] * shape[1])):.6g}")
+
+
+def _geodesic_area_m2(bbox: BBox, crs: Any) -> float:
+    import shapely
+    from pyproj import Geod
+
+    minx, miny, maxx, maxy = bbox
+    # A geodesic edge over more than half the globe runs the other way round: thirds do not.
+    third = (maxx - minx) / 3
+    dense = shapely.segmentize(shapely.box(minx, miny, minx + third, maxy), third / N_SEGMENTS)
+    ellipsoid = crs.get_geod() or Geod(ellps="WGS84")
+    area, _ = ellipsoid.geometry_area_perimeter(dense)
+    return 3 * abs(float(area))
+
+
 def search_boxes(bboxes: Iterable[BBox]) -> list[BBox]:
     """Where to look for the tiles of cities: their bboxes, EPSG:4326, grown by 5 km."""
     return [_grown(bbox, SEARCH_MARGIN_M) for bbox in bboxes]
+
+
+def near_rows(sides: Sequence[Any], boxes: Sequence[BBox]) -> Any:
+    """A filter of pyarrow for rows whose bounds meet a box; None where there are no boxes.
+
+    Parameters
+    ----------
+    sides : sequence of pyarrow.compute.Expression
+        Columns of west, south, east and north, EPSG:4326; west above east crosses the antimeridian.
+    boxes : sequence of tuple of float
+        EPSG:4326.
+    """
+    if not boxes:
+        return None
+    west, south, east, north = sides
+    crosses = west > east
+    return reduce(
+        or_,
+        (
+            (crosses | ((west <= b[2]) & (east >= b[0]))) & (south <= b[3]) & (north >= b[1])
+            for b in boxes
+        ),
+    )
 
 
 def meets_any(bbox: BBox, boxes: Sequence[BBox]) -> bool:

@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from lczcube.sources.items import safe_id
+
 Kind = Literal["raster", "labels"]
 
 
@@ -167,3 +169,64 @@ class EmbeddingInput(Input):
     def layer_fields(self) -> dict[str, Any]:
         """An embedding: codes at their own place and date; the files say how they are coded."""
         return {"layer": "embedding", "resampling": "nearest", "static": False}
+
+
+class LayerInput(Input):
+    """Keys of an ``[[input]]`` of pixels that says itself what they are.
+
+    Attributes
+    ----------
+    layer : str
+        What the bands are; ``embedding`` wants a ``product``.
+    product : str, optional
+        What makes two embeddings comparable, such as ``alphaearth/1``.
+    decoder : str
+        ``linear``: code times scale plus offset of the file. ``signed_square``: AlphaEarth.
+    valid : str
+        ``nodata``: a pixel is valid where no band is nodata. ``all_bands_nodata``: where one is
+        not.
+    resampling : str
+        How it may be resampled onto another lattice.
+    nodata : float, optional
+        In place of what the files declare.
+    bands : tuple of str
+        Names of the bands, in place of the files' own.
+    static : bool
+        True for a layer without a date: it meets every year, and has no time dimension.
+    """
+
+    kind: ClassVar[Kind] = "raster"
+
+    layer: Literal["raster", "embedding", "canopy", "buildings", "osm", "lcz_map"] = "raster"
+    product: str | None = None
+    decoder: Literal["linear", "signed_square"] = "linear"
+    valid: Literal["nodata", "all_bands_nodata"] = "nodata"
+    resampling: Literal["nearest", "average", "mode", "sum"] = "nearest"
+    nodata: float | None = None
+    bands: Names = ()
+    static: bool = False
+
+    @property
+    def layer_fields(self) -> dict[str, Any]:
+        """As the input says."""
+        names = ("layer", "product", "decoder", "valid", "resampling", "static")
+        return {name: getattr(self, name) for name in names}
+
+    @model_validator(mode="after")
+    def _check_product(self) -> "LayerInput":
+        if self.layer == "embedding" and not self.product:
+            raise ValueError(
+                "is an embedding without product; two products never meet, so name it: "
+                'product = "alphaearth/1"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_bands(self) -> "LayerInput":
+        if len(set(self.bands)) < len(self.bands) or any(
+            safe_id(b) != b or not b for b in self.bands
+        ):
+            raise ValueError(
+                "has bands that repeat or hold other characters than A-Z a-z 0-9 _ . -"
+            )
+        return self

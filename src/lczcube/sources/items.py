@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from lczcube.errors import SourceError
+
 if TYPE_CHECKING:
     import geopandas as gpd
     import pystac
@@ -151,6 +153,28 @@ def crs_name(crs: rasterio.crs.CRS) -> str:
     if epsg is not None and CRS.from_epsg(epsg) == crs:
         return f"EPSG:{epsg}"
     return str(crs.to_wkt(version="WKT2_2019"))
+
+
+def named_crs(value: Any, *, where: str) -> str:
+    """:func:`crs_name` of a code, WKT or PROJJSON.
+
+    Raises
+    ------
+    SourceError
+        If PROJ knows no such CRS.
+    """
+    import rasterio.crs
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+    from rasterio.errors import CRSError as RasterioCRSError
+
+    try:
+        return crs_name(rasterio.crs.CRS.from_wkt(CRS.from_user_input(value).to_wkt()))
+    except (CRSError, RasterioCRSError) as error:
+        told = str(error).partition("\n")[0]
+        raise SourceError(
+            f"{where}: {str(value)[:40]!r} is no CRS ({told}); correct it."
+        ) from error
 
 
 def crs_fields(name: str) -> dict[str, str | None]:

@@ -7,32 +7,35 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import model_validator
 
 from lczcube.errors import SourceError
+from lczcube.sources.bands import Band, as_code, band_fields, fits, name_bands, require_code
 from lczcube.sources.files import (
     SourceFile,
     file_facts,
     first_line,
+    is_remote,
     media_type,
     require_file,
     without_warnings,
 )
 from lczcube.sources.footprints import footprint
-from lczcube.sources.inputs import Input, Kind, Names
+from lczcube.sources.footprints import resolution_m as resolution_of_grid
+from lczcube.sources.inputs import LayerInput
 from lczcube.sources.items import (
     FILE_URI,
     LCZCUBE_URI,
     PROJECTION_URI,
     RASTER_URI,
     SourceItem,
-    crs_fields,
     crs_name,
+    grid_fields,
     new_item,
-    safe_id,
 )
 from lczcube.sources.osm_rasterizer import require_no_osm_raster
 
@@ -40,72 +43,20 @@ if TYPE_CHECKING:
     import pystac
     from rasterio.io import DatasetReader
 
+SQUARE_TOLERANCE = 1e-6
+"""Sides of a square pixel differ by less than this share."""
+
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 logger = logging.getLogger(__name__)
 
 
-class RasterInput(Input):
-    """An ``[[input]]`` of rasters.
+class RasterInput(LayerInput):
+    """An ``[[input]]`` of rasters; keys as of :class:`lczcube.sources.inputs.LayerInput`."""
 
-    Attributes
-    ----------
-    layer : str
-        What the bands are; ``embedding`` wants a ``product``.
-    product : str, optional
-        What makes two embeddings comparable, such as ``alphaearth/1``.
-    decoder : str
-        ``linear``: code times scale plus offset of the file. ``signed_square``: AlphaEarth.
-    valid : str
-        ``nodata``: a pixel is valid where no band is nodata. ``all_bands_nodata``: where one is
-        not.
-    resampling : str
-        How it may be resampled onto another lattice.
-    nodata : float, optional
-        In place of what the files declare.
-    bands : tuple of str
-        Names of the bands, in place of the files' descriptions.
-    static : bool
-        True for a layer without a date: it meets every year, and has no time dimension.
-    """
-
-    kind: ClassVar[Kind] = "raster"
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff", ".vrt", ".jp2")
 
     source: Literal["raster"]
-    layer: Literal["raster", "embedding", "canopy", "buildings", "osm", "lcz_map"] = "raster"
-    product: str | None = None
-    decoder: Literal["linear", "signed_square"] = "linear"
-    valid: Literal["nodata", "all_bands_nodata"] = "nodata"
-    resampling: Literal["nearest", "average", "mode", "sum"] = "nearest"
-    nodata: float | None = None
-    bands: Names = ()
-    static: bool = False
-
-    @property
-    def layer_fields(self) -> dict[str, Any]:
-        """As the input says."""
-        names = ("layer", "product", "decoder", "valid", "resampling", "static")
-        return {name: getattr(self, name) for name in names}
-
-    @model_validator(mode="after")
-    def _check_product(self) -> RasterInput:
-        if self.layer == "embedding" and not self.product:
-            raise ValueError(
-                "is an embedding without product; two products never meet, so name it: "
-                'product = "alphaearth/1"'
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_bands(self) -> RasterInput:
-        if len(set(self.bands)) < len(self.bands) or any(
-            safe_id(b) != b or not b for b in self.bands
-        ):
-            raise ValueError(
-                "has bands that repeat or hold other characters than A-Z a-z 0-9 _ . -"
-            )
-        return self
 
     @model_validator(mode="after")
     def _check_year(self) -> RasterInput:
@@ -134,12 +85,13 @@ def build_items(entry: RasterInput, file: SourceFile) -> list[SourceItem]:
 
 @contextmanager
 def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
-    """A raster open for reading that has a CRS and is not rotated.
+    """A raster open for reading that has a CRS, is not rotated, and is not cut short.
 
     Raises
     ------
     SourceError
-        If it cannot be read, has no CRS, or its transform is rotated or missing.
+        If it cannot be read, has no CRS, its transform is rotated or missing, or the last block of
+        a local TIFF lies past its end.
     """
     with open_pixels(file) as raster:
         _require_georeferenced(raster, file)
@@ -159,6 +111,7 @@ def open_pixels(file: SourceFile) -> Iterator[DatasetReader]:
 
     try:
         with _opened(file.href) as raster:
+            _require_whole(raster, file)
             yield raster
     except (RasterioError, OSError) as error:
         raise SourceError(
@@ -175,12 +128,8 @@ def raster_type(file: SourceFile, raster: DatasetReader) -> str:
 
 def resolution_m(raster: DatasetReader) -> float:
     """Side of a pixel in metres; in degrees that of a square of the pixels' mean area."""
-    affine = raster.transform
-    if raster.crs.is_projected:
-        side_m = math.sqrt(abs(affine.a * affine.e)) * raster.crs.linear_units_factor[1]
-    else:
-        side_m = math.sqrt(_geodesic_area_m2(raster) / (raster.width * raster.height))
-    return float(f"{side_m:.6g}")
+    transform = tuple(raster.transform)[:6]
+    return resolution_of_grid(crs_name(raster.crs), raster.shape, transform)
 
 
 def _opened(href: str) -> DatasetReader:
@@ -208,25 +157,54 @@ def _require_georeferenced(raster: DatasetReader, file: SourceFile) -> None:
         )
 
 
+def _require_whole(raster: DatasetReader, file: SourceFile) -> None:
+    """Raise for a TIFF whose header is there and whose last pixels are not."""
+    if raster.driver != "GTiff" or is_remote(file.href):
+        return
+    size = Path(file.href).stat().st_size
+    rows, columns = raster.block_shapes[0]
+    last = f"{(raster.width - 1) // columns}_{(raster.height - 1) // rows}"
+    for band in {1, raster.count}:
+        names = (f"BLOCK_OFFSET_{last}", f"BLOCK_SIZE_{last}")
+        told = [raster.get_tag_item(name, "TIFF", bidx=band) for name in names]
+        if None not in told and sum(map(int, told)) > size:
+            raise SourceError(
+                f"{file.href} cannot be read whole: its pixels end at byte "
+                f"{sum(map(int, told))} and it has {size}. Fetch it again."
+            )
+
+
 def _item(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac.Item:
     import shapely
 
     crs = crs_name(raster.crs)
-    bounds = _sorted_bounds(raster)
+    note = _note(entry, raster)
     item = new_item(
         file.item_id,
-        footprint(shapely.box(*bounds), crs, where=file.href),
+        footprint(shapely.box(*_sorted_bounds(raster)), crs, where=file.href),
         year=file.year,
-        properties={
-            **crs_fields(crs),
-            "proj:shape": list(raster.shape),
-            "proj:transform": [float(v) for v in tuple(raster.transform)[:6]],
-            "proj:bbox": list(bounds),
-        },
+        properties=grid_fields(crs, raster.shape, tuple(raster.transform)[:6])
+        | ({"lczcube:note": note} if note else {}),
         extensions=(PROJECTION_URI, RASTER_URI, FILE_URI, LCZCUBE_URI),
     )
     item.add_asset("data", _asset(entry, file, raster))
     return item
+
+
+def _note(entry: RasterInput, raster: DatasetReader) -> str:
+    """What a user should know of a file that is registered all the same."""
+    width, height = abs(raster.transform.a), abs(raster.transform.e)
+    dtype = np.dtype(raster.dtypes[0])
+    notes = []
+    if abs(width - height) > SQUARE_TOLERANCE * height:
+        notes.append(f"Pixels are not square: {width:.6g} x {height:.6g}.")
+    if entry.nodata is None and dtype.kind != "f":
+        declared = [v for v in raster.nodatavals if v is not None]
+        if not declared:
+            notes.append("No nodata is declared: every pixel counts as valid.")
+        elif not fits(declared[0], dtype):
+            notes.append(f"The declared nodata {declared[0]:g} cannot occur in {dtype}.")
+    return " ".join(notes)
 
 
 def _sorted_bounds(raster: DatasetReader) -> tuple[float, float, float, float]:
@@ -253,36 +231,17 @@ def _asset(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pysta
 
 def _bands(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> list[dict[str, Any]]:
     _require_one_dtype(raster, file)
-    names = _band_names(entry, file, raster)
-    nodata = _nodata(entry, file, raster)
-    return [_band(raster, i, name, nodata) for i, name in enumerate(names)]
+    names = name_bands(entry.bands, raster.descriptions, file.href)
+    return band_fields(bands_of(raster), names, raster.dtypes[0], _nodata(entry, file, raster))
 
 
-def _band(raster: DatasetReader, i: int, name: str, nodata: float | None) -> dict[str, Any]:
-    scale, offset = float(raster.scales[i]), float(raster.offsets[i])
-    optional = {
-        "nodata": nodata,
-        "raster:scale": scale if scale != 1 else None,
-        "raster:offset": offset if offset != 0 else None,
-        "unit": raster.units[i] or None,
-        "description": raster.descriptions[i] if raster.descriptions[i] != name else None,
-    }
-    band = {"name": name, "data_type": raster.dtypes[i]}
-    return band | {key: value for key, value in optional.items() if value is not None}
-
-
-def _band_names(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> list[str]:
-    if entry.bands:
-        if len(entry.bands) != raster.count:
-            raise SourceError(
-                f"{file.href} has {raster.count} bands but bands names {len(entry.bands)}; "
-                "name each band once, or leave bands out."
-            )
-        return list(entry.bands)
-    described = [safe_id(text or "") for text in raster.descriptions]
-    if all(described) and len(set(described)) == len(described):
-        return described
-    return [f"b{i:02d}" for i in range(1, raster.count + 1)]
+def bands_of(raster: DatasetReader) -> list[Band]:
+    """What a header says of its bands."""
+    told = (raster.descriptions, raster.scales, raster.offsets, raster.units)
+    return [
+        Band(text, float(scale), float(offset), unit, text)
+        for text, scale, offset, unit in zip(*told, strict=True)
+    ]
 
 
 def _require_one_dtype(raster: DatasetReader, file: SourceFile) -> None:
@@ -297,12 +256,7 @@ def _require_one_dtype(raster: DatasetReader, file: SourceFile) -> None:
 def _nodata(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> float | None:
     dtype = np.dtype(raster.dtypes[0])
     if entry.nodata is not None:
-        if not _fits(entry.nodata, dtype):
-            raise SourceError(
-                f"{file.href}: nodata = {entry.nodata:g} cannot be stored as {dtype}; "
-                "set a code of that dtype, or leave nodata out."
-            )
-        return _number(entry.nodata, dtype)
+        return require_code(entry.nodata, dtype, file.href)
     declared = {None if v is None or math.isnan(v) else v for v in raster.nodatavals}
     if len(declared) > 1:
         listed = ", ".join(str(v) for v in sorted(declared, key=str))
@@ -313,31 +267,7 @@ def _nodata(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> floa
     (value,) = declared
     if value is None:
         return None
-    if not _fits(value, dtype):
+    if not fits(value, dtype):
         logger.warning("%s: nodata %s cannot occur in %s; ignored", file.href, value, dtype)
         return None
-    return _number(value, dtype)
-
-
-def _fits(value: float, dtype: np.dtype[Any]) -> bool:
-    if dtype.kind == "f":
-        return math.isfinite(value)
-    limits = np.iinfo(dtype)
-    return value == int(value) and limits.min <= value <= limits.max
-
-
-def _number(value: float, dtype: np.dtype[Any]) -> float:
-    return float(value) if dtype.kind == "f" else int(value)
-
-
-def _geodesic_area_m2(raster: DatasetReader) -> float:
-    import shapely
-    from pyproj import CRS, Geod
-
-    minx, miny, maxx, maxy = _sorted_bounds(raster)
-    # A geodesic edge over more than half the globe runs the other way round: thirds do not.
-    third = (maxx - minx) / 3
-    dense = shapely.segmentize(shapely.box(minx, miny, minx + third, maxy), third / 21)
-    ellipsoid = CRS(raster.crs.to_wkt()).get_geod() or Geod(ellps="WGS84")
-    area, _ = ellipsoid.geometry_area_perimeter(dense)
-    return 3 * abs(float(area))
+    return as_code(value, dtype)
