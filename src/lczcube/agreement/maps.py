@@ -160,7 +160,10 @@ def _count_chunks(
     b = b if b.chunks else b.chunk(a.chunksizes)
     # Of coordinates that differ by less than the tolerance, xarray would keep the common ones only.
     a, b = xr.unify_chunks(a, b.assign_coords(y=a["y"], x=a["x"]))
-    chunks = zip(a.data.to_delayed().ravel(), b.data.to_delayed().ravel(), strict=True)
+    # Optimised apart, the two would read a source that they share twice.
+    chunks = zip(
+        *(one.data.to_delayed(optimize_graph=False).ravel() for one in (a, b)), strict=True
+    )
     places = [(y, x) for y in _slices(a.chunksizes["y"]) for x in _slices(a.chunksizes["x"])]
     count = dask.delayed(_count, pure=False)
     tasks = [

@@ -41,7 +41,7 @@ def agreement_table(rows: Sequence[Agreement | CityAgreements]) -> str:
     ]
     rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     notes = dict.fromkeys(note for agreement in flat for note in _notes(agreement))
-    return "\n".join([lines[0], rule, *lines[1:], "", *notes] if notes else [lines[0], rule])
+    return "\n".join([lines[0], rule, *lines[1:], *([""] if notes else []), *notes])
 
 
 def _flat(row: Agreement | CityAgreements) -> list[Agreement]:
@@ -60,15 +60,19 @@ def _row(agreement: Agreement) -> tuple[str, ...]:
         agreement.unit,
         f"{agreement.n / _M2_PER_HA:.1f} ha" if is_area else f"{agreement.n:.0f}",
         "-" if agreement.shared is None else f"{agreement.shared:.1%}",
-        f"{agreement.n_groups} {agreement.group_noun}",
+        f"{agreement.n_groups} ({agreement.group_noun})",
         *(_with_interval(agreement, name) for name in METRICS),
     )
 
 
 def _with_interval(agreement: Agreement, name: str) -> str:
     value, interval = agreement.metrics[name], agreement.intervals[name]
-    text = "-" if value is None else f"{value:.3f}"
-    return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    text = "-" if value is None else _digits(value)
+    return text if interval is None else f"{text} [{_digits(interval[0])}, {_digits(interval[1])}]"
+
+
+def _digits(value: float) -> str:
+    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no "-0.000"
 
 
 def _notes(agreement: Agreement) -> list[str]:

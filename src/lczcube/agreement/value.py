@@ -30,6 +30,9 @@ ROUND_DIGITS = 6
 
 Interval = tuple[float, float]
 
+FEW_GROUPS = 10
+"""With fewer groups the percentiles of a bootstrap are known to lie too close together."""
+
 _LEVELS = (2.5, 97.5)
 
 
@@ -210,9 +213,6 @@ def agreement_of(
     counts = tally.confusion()
     shared = counts[1:, 1:]
     n, n_either = float(shared.sum()), float(counts.sum() - counts[0, 0])
-    remarks = measured.remarks
-    if n == 0:
-        remarks = (*remarks, "There is no ground for which both give a class.")
     f1 = class_f1(_scored(shared))
     draws = np.array([_metrics(drawn) for drawn in tally.draws(n_boot=n_boot, seed=seed)])
     return Agreement(
@@ -232,12 +232,22 @@ def agreement_of(
         intervals={
             name: _interval(draws[:, i]) if len(draws) else None for i, name in enumerate(METRICS)
         },
-        remarks=remarks,
+        remarks=(*measured.remarks, *_remarks(n, tally.n_groups, measured.group_noun)),
         n_identical=measured.n_identical,
         n_smaller=measured.n_smaller,
         n_boot=n_boot,
         seed=seed,
     )
+
+
+def _remarks(n: float, n_groups: int, group_noun: str) -> tuple[str, ...]:
+    if n == 0:
+        return ("There is no ground for which both give a class.",)
+    if n_groups >= FEW_GROUPS:
+        return ()
+    if n_groups == 1:
+        return ("All of it is one piece of evidence, and gives no interval.",)
+    return (f"{n_groups} {group_noun} are few: what is not known is more than the brackets say.",)
 
 
 def _scored(shared: Amounts) -> Confusion:
