@@ -211,7 +211,7 @@ class TestMaps:
 
     def test_few_groups_are_said_and_one_gives_no_interval(self):
         a, b = map(plane_of, random_pair())
-        n_groups = {70: 24, 160: 6, 10_000: 1}
+        n_groups = {70: 24, 160: 4, 10_000: 1}
         for block_m, n in n_groups.items():
             found = map_agreement(a, b, PAIR, block_m=block_m, n_boot=10)
             assert found.n_groups == n

@@ -57,11 +57,12 @@ def claimed_ground(shapes: Shapes, labels: gpd.GeoDataFrame) -> Ground:
     row, other, shared = _overlaps(shapes, shapes)
     is_conflict = codes[row] != codes[other]
     conflict_m2 = float(shapely.area(shapely.union_all(shared[is_conflict])))
-    lost = is_conflict | (other < row)
-    for label in np.unique(row[lost]):
-        pieces[label] = shapely.difference(
-            shapes[label], shapely.union_all(shapes[other[lost & (row == label)]])
-        )
+    is_lost = is_conflict | (other < row)
+    order = np.flatnonzero(is_lost)[np.argsort(row[is_lost], kind="stable")]
+    labels_cut, starts = np.unique(row[order], return_index=True)
+    for label, pairs in zip(labels_cut, np.split(order, starts)[1:], strict=True):
+        rivals = shapely.union_all(shapes[other[pairs]])
+        pieces[label] = shapely.difference(shapes[label], rivals)
     return Ground(pieces, codes, group_numbers(labels), conflict_m2)
 
 
