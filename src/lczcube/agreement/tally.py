@@ -1,6 +1,6 @@
 """How often, or on how much ground, two answers give which pair of codes, group by group."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -67,16 +67,18 @@ class Tally:
         filled = np.bincount(self.entry, weights=self.amount, minlength=N_CODES**2)
         return filled.astype(np.float64).reshape(N_CODES, N_CODES)
 
-    def draws(self, *, n_boot: int, seed: int) -> Iterator[Amounts]:
-        """Pairs of codes 1-17, shape (17, 17), of each draw of groups; none of a lone group."""
+    def draws(self, *, n_boot: int, seed: int) -> Amounts:
+        """Pairs of codes 1-17 of each draw of groups, shape (draw, 17, 17); none of a lone group."""
         shared = self.group >= 0
         group, entry, amount = self.group[shared], self.entry[shared], self.amount[shared]
+        n_draws = n_boot if self.n_groups > 1 else 0
         rng = np.random.default_rng(seed)
-        for _ in range(n_boot if self.n_groups > 1 else 0):
-            drawn = rng.integers(self.n_groups, size=self.n_groups)
-            times = np.bincount(drawn, minlength=self.n_groups)[group]
-            filled = np.bincount(entry, weights=amount * times, minlength=N_CODES**2)
-            yield filled.astype(np.float64).reshape(N_CODES, N_CODES)[1:, 1:]
+        drawn = np.empty((n_draws, N_CODES**2))
+        for draw in range(n_draws):
+            groups = rng.integers(self.n_groups, size=self.n_groups)
+            times = np.bincount(groups, minlength=self.n_groups)[group]
+            drawn[draw] = np.bincount(entry, weights=amount * times, minlength=N_CODES**2)
+        return drawn.reshape(n_draws, N_CODES, N_CODES)[:, 1:, 1:]
 
 
 def is_shared(entry: Indices) -> npt.NDArray[np.bool_]:

@@ -214,7 +214,7 @@ def agreement_of(
     shared = counts[1:, 1:]
     n, n_either = float(shared.sum()), float(counts.sum() - counts[0, 0])
     f1 = class_f1(_scored(shared))
-    draws = np.array([_metrics(drawn) for drawn in tally.draws(n_boot=n_boot, seed=seed)])
+    draws = _metrics(tally.draws(n_boot=n_boot, seed=seed))
     return Agreement(
         pair=pair,
         unit=measured.unit,
@@ -225,13 +225,11 @@ def agreement_of(
         group_noun=measured.group_noun,
         metrics={
             name: None if np.isnan(value) else float(value)
-            for name, value in zip(METRICS, _metrics(shared), strict=True)
+            for name, value in _metrics(shared).items()
         },
         f1={i + 1: float(f1[i]) for i in range(N_CLASSES) if not np.isnan(f1[i])},
         confusion=shared,
-        intervals={
-            name: _interval(draws[:, i]) if len(draws) else None for i, name in enumerate(METRICS)
-        },
+        intervals={name: _interval(values) for name, values in draws.items()},
         remarks=(*measured.remarks, *_remarks(n, tally.n_groups, measured.group_noun)),
         n_identical=measured.n_identical,
         n_smaller=measured.n_smaller,
@@ -252,12 +250,13 @@ def _remarks(n: float, n_groups: int, group_noun: str) -> tuple[str, ...]:
 
 def _scored(shared: Amounts) -> Confusion:
     """As :data:`lczcube.metrics.Confusion` has it: a column of units without a prediction first."""
-    return np.pad(shared, ((0, 0), (1, 0)))
+    return np.insert(shared, 0, 0.0, axis=-1)
 
 
-def _metrics(shared: Amounts) -> list[float]:
+def _metrics(shared: Amounts) -> dict[str, Values]:
+    """Metrics of matrices ``(..., 17, 17)``, each of shape ``(...)``."""
     confusion = _scored(shared)
-    return [float(metric(confusion)) for metric in METRICS.values()]
+    return {name: metric(confusion) for name, metric in METRICS.items()}
 
 
 def _interval(values: Amounts) -> Interval | None:
