@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import tracemalloc
 
 import dask
@@ -34,6 +35,7 @@ from lczcube.labels import rasterize_labels
 from lczcube.layers import layer_geobox
 from lczcube.lcz import similarity
 from lczcube.products import open_product, write_product
+from tests.conftest import PROJECT
 from tests.scenes import catalog_of, raster_input
 
 UTM = "EPSG:32632"
@@ -670,3 +672,17 @@ class TestHongKong:
         expected = map_agreement(lcz, burnt, pair).confusion
         labels = map_label_agreement(lcz, sets["DFC 2017"], pair)
         np.testing.assert_array_equal(labels.confusion, expected)
+
+    def test_the_guide_runs_and_shows_these_figures(self, kowloon, realdata, capsys):
+        text = (PROJECT / "docs" / "guide" / "scores.md").read_text(encoding="utf-8")
+        section = text.split("## Agreement: the ceiling")[1]
+        code = section.split("```python\n")[1].split("```")[0]
+        paths = [realdata / path for path in SETS.values()]
+        names = {"paths": paths, "cube": {"lcz_global": kowloon[0]}}
+        exec(code, names)
+        sets = names["first"], names["second"]
+        print(agreement_table([label_agreement(*sets, HANDS, grid=kowloon[1])]))
+        printed = capsys.readouterr().out
+        figures = re.findall(r"-?\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", section)
+        assert len(figures) == 9
+        assert [figure for figure in figures if figure not in printed] == []

@@ -68,7 +68,7 @@ class Tally:
         return filled.astype(np.float64).reshape(N_CODES, N_CODES)
 
     def draws(self, *, n_boot: int, seed: int) -> Amounts:
-        """Pairs of codes 1-17 of each draw of groups, shape (draw, 17, 17); none of a lone group."""
+        """Amounts of pairs of codes 1-17, (draw, 17, 17); a lone group is not drawn."""
         shared = self.group >= 0
         group, entry, amount = self.group[shared], self.entry[shared], self.amount[shared]
         n_draws = n_boot if self.n_groups > 1 else 0
