@@ -161,6 +161,14 @@ class TestMaps:
         )
         assert_same(map_agreement(*both, PAIR, block_m=40, n_boot=5), expected)
 
+    def test_chunks_that_cross_give_the_same(self):
+        a, b = map(plane_of, random_pair())
+        expected = map_agreement(a, b, PAIR, block_m=40, n_boot=5)
+        rows, columns = {"y": 1, "x": 31}, {"y": 23, "x": 1}
+        for chunks_a, chunks_b in ((rows, columns), (columns, rows)):
+            found = map_agreement(a.chunk(chunks_a), b.chunk(chunks_b), PAIR, block_m=40, n_boot=5)
+            assert_same(found, expected)
+
     def test_large_strips_are_counted_in_parts(self, monkeypatch):
         a, b = map(plane_of, random_pair())
         expected = map_agreement(a, b, PAIR, block_m=40, n_boot=5)

@@ -64,7 +64,8 @@ def map_agreement(
     Notes
     -----
     Blocks lie on multiples of ``block_m`` in the CRS; a pixel is in the block that holds its
-    centre. Memory is a chunk of each map, and a row for each block and pair of codes in it.
+    centre. Memory is a chunk of ``first`` and the chunks of ``second`` that meet it for
+    each thread, and a row for each block and pair of codes in it.
     """
     tally = _tally(first, second, pair, block_m)
     return agreement_of(tally, pair, _measured(city, block_m), n_boot=n_boot, seed=seed)
@@ -157,9 +158,7 @@ def _count_chunks(
     import dask
 
     a = a if a.chunks else a.chunk(b.chunksizes)
-    b = b if b.chunks else b.chunk(a.chunksizes)
-    # Of coordinates that differ by less than the tolerance, xarray would keep the common ones only.
-    a, b = xr.unify_chunks(a, b.assign_coords(y=a["y"], x=a["x"]))
+    b = b.chunk(a.chunksizes)
     # Optimised apart, the two would read a source that they share twice.
     chunks = zip(
         *(one.data.to_delayed(optimize_graph=False).ravel() for one in (a, b)), strict=True
