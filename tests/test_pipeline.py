@@ -261,6 +261,18 @@ def test_a_template_lies_on_the_grid_of_its_run(
     assert "has synthetic_north, synthetic_south; name one with --city" in error
 
 
+def test_labels_of_a_run_are_checked_and_none_is_dropped(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lczcube("check-labels", done) == 0
+    out = capsys.readouterr().out
+    for city in ("synthetic_north", "synthetic_south"):
+        assert f"{city}: " in out
+        assert (done / city / "suspects.gpkg").exists()
+        assert (done / city / "suspects.png").stat().st_size > 10_000
+    assert out.count("none was dropped") == 2
+
+
 def test_a_protocol_needs_features(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

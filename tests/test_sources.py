@@ -198,12 +198,14 @@ def test_a_cog_is_called_a_cog_and_a_geotiff_is_not(tmp_path: Path) -> None:
     assert types == [geotiff, f"{geotiff}; profile=cloud-optimized"]
 
 
-def test_a_raster_carries_its_size_and_sha256(tmp_path: Path) -> None:
+def test_a_raster_is_read_for_its_checksum_only_when_asked(tmp_path: Path) -> None:
     import hashlib
 
     path = write_raster(tmp_path / "a.tif", np.zeros((3, 4), "uint8"))
     fields = register("raster", path).item.assets["data"].extra_fields
     assert fields["file:size"] == len(path.read_bytes())
+    assert "file:checksum" not in fields
+    fields = register("raster", path, checksums=True).item.assets["data"].extra_fields
     assert fields["file:checksum"] == "1220" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -26,7 +26,8 @@ from pyproj import Transformer
 
 from lczcube.errors import CatalogError, ConfigError, SourceError
 from lczcube.quantities import Quantity
-from lczcube.reader import Codes, Storage, read_tile
+from lczcube.reader import Codes, Storage, read_tile, without_hidden
+from lczcube.runtime import IMPORTING
 from lczcube.tiles import PlacedTile, Rect, Tile, place_tiles
 
 READ_BYTES = 64 << 20
@@ -95,8 +96,9 @@ def read_averaged(
         :func:`band_quantities`. ``mode`` stands alone or with its like.
     use_overviews : bool
         Read the coarsest overview whose pixels are at most half the frame's. Only for ``average``
-        and ``sum`` of decimal numbers; ignored otherwise, because neither the share above a
-        threshold nor a product can be had from averages, and averages of whole numbers are rounded.
+        and ``sum`` of decimal numbers, and quantities that say ``from_overviews``; ignored
+        otherwise, because neither the share above a threshold nor a product can be had from
+        averages, and averages of whole numbers are rounded. Ignored for tiles with a mask too.
         Default off: GDAL writes overviews of nearest or cubic values unless told otherwise, and
         next to holes even averages have lost their weights. Open Buildings has true averages.
 
@@ -324,14 +326,19 @@ class _Source:
     @property
     def has_wide_blocks(self) -> bool:
         """True when sections cut its blocks: then all that is wanted of a block is read at once."""
-        return self.tile.block_shape[1] > LARGEST_SECTION_PX
+        return has_wide_blocks(self.tile)
 
     def read(self, section: Rect, storage: Storage) -> Codes:
         """Codes of a rectangle of its pixels, ``(band, y, x)``."""
         if self.level is None:
             home = PlacedTile(self.tile, Rect(0, 0, *self.tile.shape), None, None)
             return read_tile(home, section, self.geobox, storage)
-        return _read_overview(self, self.level, section)
+        return _read_overview(self, self.level, section, storage.fill)
+
+
+def has_wide_blocks(tile: Tile) -> bool:
+    """True for a tile of strips too wide for a section: whoever reads a part decodes all of it."""
+    return tile.block_shape[1] > LARGEST_SECTION_PX
 
 
 def _section_edges(length: int, block: int, is_mirrored: bool) -> Indices:
@@ -339,7 +346,7 @@ def _section_edges(length: int, block: int, is_mirrored: bool) -> Indices:
     return length - edges[::-1] if is_mirrored else edges
 
 
-def _read_overview(source: _Source, level: int, section: Rect) -> Codes:
+def _read_overview(source: _Source, level: int, section: Rect, fill: float) -> Codes:
     import rasterio
     from rasterio.errors import RasterioIOError
     from rasterio.windows import Window
@@ -348,24 +355,34 @@ def _read_overview(source: _Source, level: int, section: Rect) -> Codes:
     rows, columns = source.tile.shape
     top = rows - section.bottom if down else section.top
     left = columns - section.right if right else section.left
-    height, width = section.shape
+    at = slice(top, top + section.shape[0]), slice(left, left + section.shape[1])
     try:
         with rasterio.open(source.tile.href, overview_level=level) as file:
-            codes: Codes = file.read(window=Window(left, top, width, height))
+            codes: Codes = file.read(window=Window.from_slices(*at))
     except RasterioIOError as error:
         raise SourceError(
             f"{source.tile.href} broke off while its overview was read ({error}); fetch it again, "
             "then run lczcube build-catalog."
         ) from error
+    codes = without_hidden(source.tile, codes, *at, fill)
     return codes[:, :: -1 if down else 1, :: -1 if right else 1]
 
 
-def _overview_of(placed: PlacedTile, storage: Storage) -> _Source:
+def _may_merge(quantities: Sequence[Quantity], storage: Storage) -> bool:
+    """True where averages of stored pixels give the quantities, or are said to do."""
+    has_averages = np.dtype(storage.dtype).kind == "f"
+    return all(
+        quantity.from_overviews or (has_averages and quantity.rule in ("average", "sum"))
+        for quantity in quantities
+    )
+
+
+def _overview_of(placed: PlacedTile) -> _Source:
     """The coarsest overview that a frame may be averaged from, else the tile."""
     import rasterio
 
     tile = placed.tile
-    if tile.kind != "gdal" or np.dtype(storage.dtype).kind != "f":
+    if tile.kind != "gdal" or tile.mask is not None:
         return _Source(tile)
     rows, columns = tile.shape
     area_px = rows * columns if placed.extent is None else placed.extent.area
@@ -492,8 +509,8 @@ class _Stack:
         use_overviews: bool,
     ) -> "_Stack":
         """The tiles, each placed on the others."""
-        can_merge = use_overviews and {q.rule for q in quantities} <= {"average", "sum"}
-        sources = [_overview_of(p, storage) if can_merge else _Source(p.tile) for p in tiles]
+        can_merge = use_overviews and _may_merge(quantities, storage)
+        sources = [_overview_of(p) if can_merge else _Source(p.tile) for p in tiles]
         pairs = [
             (i, j)
             for i, placed in enumerate(tiles)
@@ -783,9 +800,10 @@ class _Loops(NamedTuple):
 @cache
 def _loops() -> _Loops:
     """Compiled where pixels are averaged, for numba is slow to import; kept on disk."""
-    from numba.extending import register_jitable
+    with IMPORTING:
+        from numba.extending import register_jitable
 
-    from lczcube._window_loops import _compiled
+        from lczcube._window_loops import _compiled
 
     for called in (_quad, _add_side, _settle_areas, _bilinear):
         register_jitable(called)

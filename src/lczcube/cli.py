@@ -5,7 +5,7 @@ arguments. Nothing heavy is imported before a command runs.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,10 @@ from lczcube import __version__
 from lczcube.errors import LczcubeError
 
 if TYPE_CHECKING:
+    import pystac
+    from rich.progress import TaskID
+
+    from lczcube.catalog.register import FileProgress
     from lczcube.grid import Grid
     from lczcube.runfolder import Run
 
@@ -27,6 +31,10 @@ app = App(
     default_parameter=Parameter(negative=()),
     help_format="plaintext",  # rich's Markdown costs a third of the start
 )
+
+
+Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
+"""An option that takes one value or more."""
 
 
 @Parameter(name="*")
@@ -72,9 +80,12 @@ def build(
     *,
     overwrite: bool = False,
     strict: bool = False,
+    workers: int = 4,
     dry_run: bool = False,
 ) -> int:
     """Register the inputs of a TOML file as a static STAC catalog and stac-geoparquet.
+
+    Again, it opens the files that changed.
 
     Parameters
     ----------
@@ -83,9 +94,11 @@ def build(
     out
         Folder of the catalog.
     overwrite
-        Replace collections that differ from what stands there.
+        Open every file anew, and replace a catalog of another id.
     strict
         Stop at the first broken file.
+    workers
+        Threads that open files; more than 4 help with files at URLs.
     dry_run
         Print the files that would be registered and their sizes; write nothing.
     """
@@ -97,11 +110,59 @@ def build(
         return 1 if plan.n_missing else 0
     from lczcube.catalog import build_catalog
 
-    report = build_catalog(config, out, overwrite=overwrite, strict=strict)
-    for failure in report.failures:
-        print(f"left out: {failure.reason}", file=sys.stderr)
-    print(f"{report.n_items} items in {report.n_collections} collections: {report.path}")
+    with _file_progress() as progress:
+        report = build_catalog(
+            config, out, overwrite=overwrite, strict=strict, workers=workers, progress=progress
+        )
+    counts, *left_out = str(report).splitlines()
+    print("\n".join(left_out), end="\n" if left_out else "", file=sys.stderr)
+    print(counts)
     return 1 if report.failures else 0
+
+
+@app.command
+def search(
+    catalog: str,
+    /,
+    *,
+    bbox: tuple[float, float, float, float] | None = None,
+    datetime: str | None = None,
+    collections: Several = (),
+    ids: Several = (),
+    limit: int | None = None,
+    json: bool = False,
+) -> None:
+    """List the items of a catalog: a line each, or with --json an ItemCollection.
+
+    Nothing found is an empty list and no error.
+
+    Parameters
+    ----------
+    catalog
+        A catalog.json, a folder of stac-geoparquet, or the URL of a STAC API.
+    bbox
+        WEST SOUTH EAST NORTH in degrees; west above east crosses the antimeridian.
+    datetime
+        2024, 2024-06-30, 2023-06/2024-06 or 2020/.. .
+    collections
+        Names of collections; default: all.
+    ids
+        Ids of items.
+    limit
+        At most so many items.
+    json
+        GeoJSON with all that is known, instead of a table.
+    """
+    from lczcube.catalog import open_catalog
+
+    items = open_catalog(catalog).search(
+        collections=collections or None,
+        bbox=bbox,
+        datetime=datetime,
+        ids=ids or None,
+        limit=limit,
+    )
+    print(_as_feature_collection(items) if json else _as_table(items))
 
 
 @app.command
@@ -267,6 +328,41 @@ for _name, _summary in (
 
 
 @app.command
+def check_labels(folder: Path, /, *, config: Path | None = None, limit: int = 20) -> None:
+    """Check the labels of every city: shapes, contradictions, outliers; drops nothing.
+
+    Leaves a layer of suspects, suspects.gpkg, and a picture, suspects.png, in the city's folder.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    config
+        City file; default: the one the folder was made with.
+    limit
+        Suspects that are listed of a city.
+    """
+    from lczcube.labels.quality import check_labels as check
+    from lczcube.labels.quality_plot import plot_suspects
+    from lczcube.runfolder import open_run
+
+    run = open_run(folder, config)
+    samples = run.samples()
+    for city in run.cities:
+        labels = run.labels(city)
+        if labels.empty:
+            print(f"{city}: no label")
+            continue
+        report = check(labels, samples.get(city))
+        print(f"{city}: {report.to_text(limit=limit)}")
+        path = run.path(city, "suspects.gpkg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report.write_suspects(path)
+        plot_suspects(report, path.with_suffix(".png"), title=city)
+        print(f"layer {path}\npicture {path.with_suffix('.png')}")
+
+
+@app.command
 def evaluate(
     folder: Path,
     /,
@@ -363,6 +459,57 @@ def _stages(
         if report.summary:
             print("\n".join(f"  {line}".rstrip() for line in report.summary.splitlines()))
     _print_places(run, [report.name for report in reports])
+
+
+@contextmanager
+def _file_progress() -> "Iterator[FileProgress]":
+    """A bar an input on a terminal, else a line an input."""
+    if not sys.stderr.isatty():
+        yield _line_progress
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(name: str, n_done: int, n_files: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=n_files)
+            bars.update(tasks[name], completed=n_done)
+
+        yield show
+
+
+def _line_progress(name: str, n_done: int, n_files: int) -> None:
+    if n_done == n_files:
+        print(f"{name}: {n_files} files", file=sys.stderr, flush=True)
+
+
+def _as_feature_collection(items: "Sequence[pystac.Item]") -> str:
+    import json
+
+    lines = ",\n".join(json.dumps(item.to_dict()) for item in items)
+    return f'{{"type": "FeatureCollection", "features": [\n{lines}\n]}}'
+
+
+def _as_table(items: "Sequence[pystac.Item]") -> str:
+    rows = [("id", "collection", "datetime", "west south east north")]
+    rows += [(i.id, i.collection_id or "", _dates(i), _corners(i)) for i in items]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = ("  ".join(map(str.ljust, row[:3], widths)) + f"  {row[3]}" for row in rows)
+    return "\n".join(lines)
+
+
+def _dates(item: "pystac.Item") -> str:
+    of = item.properties
+    if of.get("start_datetime") and of.get("end_datetime"):
+        return f"{of['start_datetime'][:10]}/{of['end_datetime'][:10]}"
+    return str(of.get("datetime") or "")
+
+
+def _corners(item: "pystac.Item") -> str:
+    return " ".join(f"{corner:.5f}" for corner in item.bbox or ())
 
 
 def _progress() -> Callable[[str], None]:

@@ -11,6 +11,7 @@ that Dask's threads run side by side. Quantiles are sorted by NumPy; class fract
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError, ConfigError, GridMismatchError
+from lczcube.runtime import IMPORTING
 
 if TYPE_CHECKING:
     from lczcube._window_loops import Steps
@@ -167,8 +169,7 @@ def valid_mask(
     if codes.size == 0:
         return coding.valid_pixels(by_band)
     if nodata is not None:
-        from lczcube import _window_loops as loops
-
+        loops = _loops()
         mask = loops.mask_band_last if band_last else loops.mask_band_first
         any_band = coding.valid == "all_bands_nodata"
         mask(*_memory(by_band, band_last), nodata, any_band, len(by_band), valid)
@@ -282,9 +283,16 @@ def _require_fit(name: str, shape: tuple[int, ...], allowed: list[tuple[int, ...
         )
 
 
-def _survey(valid: Mask, rows: Positions, columns: Positions, size_px: int) -> _Windows:
-    from lczcube import _window_loops as loops
+def _loops() -> ModuleType:
+    """The compiled loops; numba is imported when they are first wanted."""
+    with IMPORTING:
+        from lczcube import _window_loops
 
+    return _window_loops
+
+
+def _survey(valid: Mask, rows: Positions, columns: Positions, size_px: int) -> _Windows:
+    loops = _loops()
     if not 1 <= size_px <= MAX_SIZE_PX:
         raise ConfigError(f"windows of {size_px} px: choose a side of 1 to {MAX_SIZE_PX} pixels.")
     _require_fit("columns", np.shape(columns), [np.shape(rows)])
@@ -300,8 +308,7 @@ def _survey(valid: Mask, rows: Positions, columns: Positions, size_px: int) -> _
 def _write_moments(
     reduced: Float32, first: Mapping[str, int], layer: _Layer, windows: _Windows
 ) -> None:
-    from lczcube import _window_loops as loops
-
+    loops = _loops()
     wanted = [stat for stat in MOMENTS if stat in first]
     if not wanted:
         return

@@ -18,6 +18,7 @@ from lczcube.decoders import Coding
 from lczcube.engines import LOADERS
 from lczcube.errors import CatalogError
 from lczcube.grid import BBox, Grid, bbox_of, project_bbox
+from lczcube.lcz import NODATA
 from lczcube.mosaic import Averaged, Mosaic, mosaic_array, require_covered
 from lczcube.quantities import (
     AVERAGING,
@@ -30,10 +31,16 @@ from lczcube.quantities import (
 )
 from lczcube.reader import Storage
 from lczcube.sources.open_buildings_pixels import BUILDING_BANDS
-from lczcube.tiles import PlacedTile, place_tiles, tile_of
+from lczcube.tiles import LCZ_BAND, PlacedTile, mask_of, pixels_asset, place_tiles, tile_of
 
-ASSET = "data"
+LCZ_CODES = "lcz_codes"
+"""Decoder of maps of zones: it is applied when pixels are read, whatever a file's own codes."""
+
+FOOTPRINT = "footprint"
+"""The rule of validity by which codes outside a tile's footprint mean nothing."""
+
 SCALES = "scales"
+CLASSES = "classification:classes"
 
 Engine = Literal["native", "odc", "stackstac"]
 
@@ -95,11 +102,12 @@ def open_layer(
     Raises
     ------
     CatalogError
-        If the items disagree on bands, the rule of resampling would average codes, or whole numbers
-        without a nodata code do not cover the pixels.
+        If the items disagree on bands, the rule of resampling would average codes, whole numbers
+        without a nodata code do not cover the pixels, or another engine is to read codes of zones.
     """
     name = layer.name
     bands = _common_bands(items, name)
+    _require_nodata_code(layer, items, bands)
     by_date = _by_date(items, layer)
     quantities = quantities_of(layer, _names(bands))
     mosaics = [_mosaic(layer, part, bands, wanted) for part in by_date.values()]
@@ -108,8 +116,12 @@ def open_layer(
     else:
         _require_resampling(layer, str(bands[0]["data_type"]))
         variables = _code_variables(mosaics, layer)
-        if engine != "native":
+        is_drawn = any(placed.tile.kind == "features" for placed in mosaics[0].tiles)
+        if engine != "native" and not is_drawn:
+            _require_plain(layer, items, engine)
             _load_by(engine, variables[name], list(by_date.values()), mosaics[0], _names(bands))
+    if CLASSES in bands[0] and name in variables:
+        variables[name].attrs |= _flags(bands[0][CLASSES])
     has_bands = any(f"{name}_band" in variable.dims for variable in variables.values())
     coordinates = _coordinates(wanted, name, bands if has_bands else ())
     if not layer.static:
@@ -126,7 +138,7 @@ def quantities_of(layer: Layer, bands: Sequence[str]) -> dict[str, Quantity]:
     Buildings (by the names of its bands) the height weighted by presence, the share and the count.
     """
     if layer.layer == "canopy" and len(bands) == 1:
-        found = canopy()
+        found = canopy(from_overviews=layer.overviews)
     elif layer.layer == "buildings" and set(BUILDING_BANDS) <= set(bands):
         found = buildings(bands, min_presence=layer.presence_threshold or BUILDING_PRESENCE)
     else:
@@ -261,7 +273,9 @@ def _mosaic(
     frame = wanted.frame
     coding = _coding(layer, bands)
     scales = place_tiles([tile_of(i, SCALES) for i in items], frame) if coding.has_scales else []
-    tiles = tuple(place_tiles([tile_of(item) for item in items], frame))
+    bounded = layer.valid == FOOTPRINT
+    stored_tiles = [replace(tile_of(item), is_bounded=bounded) for item in items]
+    tiles = tuple(place_tiles(stored_tiles, frame))
     stored = Storage(
         str(bands[0]["data_type"]), len(bands), bands[0].get("nodata"), layer.resampling
     )
@@ -293,7 +307,8 @@ def _averaged(
     quantities = quantities_of(layer, bands).values()
     if quantities:
         given = coding.scale, coding.offset
-        return Averaged(stored, tuple(on_stored(q, *given, layer=layer.name) for q in quantities))
+        stored_quantities = tuple(on_stored(q, *given, layer=layer.name) for q in quantities)
+        return Averaged(stored, stored_quantities, layer.overviews)
     if stored.resampling in AVERAGING and not all(placed.on_lattice for placed in tiles):
         return Averaged(stored, band_quantities(stored))
     return None
@@ -373,6 +388,14 @@ def _scale_variable(mosaics: Sequence[Mosaic], layer: Layer) -> xr.Variable:
     return xr.Variable(dims, data, {"long_name": f"Scale of the codes of {layer.name}"})
 
 
+def _flags(classes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """CF attributes of codes that are categories."""
+    return {
+        "flag_values": [int(known["value"]) for known in classes],
+        "flag_meanings": " ".join(str(known["name"]) for known in classes),
+    }
+
+
 def _date(item: pystac.Item) -> str:
     return str(item.datetime or item.properties.get("start_datetime"))[:10]
 
@@ -393,8 +416,12 @@ def _common_bands(items: Sequence[pystac.Item], name: str) -> list[dict[str, Any
 
 
 def _bands(item: pystac.Item) -> list[dict[str, Any]]:
-    keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset")
-    bands = item.assets[ASSET].extra_fields["bands"]
+    """What is read: the bands as they are stored, or the one of a map as zones."""
+    fields = pixels_asset(item).extra_fields
+    if LCZ_BAND in fields:
+        return [{"name": "lcz", "data_type": "uint8", "nodata": NODATA}]
+    keys = ("name", "data_type", "nodata", "raster:scale", "raster:offset", CLASSES)
+    bands = fields["bands"]
     return [{key: band[key] for key in keys if band.get(key) is not None} for band in bands]
 
 
@@ -403,6 +430,36 @@ def _require_resampling(layer: Layer, dtype: str) -> None:
         raise CatalogError(
             f"layer {layer.name!r} holds {dtype} codes and asks for resampling "
             f"{layer.resampling!r}, which would average codes. Use nearest or mode."
+        )
+
+
+def _hides_codes(layer: Layer, items: Sequence[pystac.Item]) -> bool:
+    return layer.valid == FOOTPRINT or any(mask_of(item) for item in items)
+
+
+def _require_nodata_code(
+    layer: Layer, items: Sequence[pystac.Item], bands: Sequence[dict[str, Any]]
+) -> None:
+    """Raise where pixels are to be hidden and whole numbers have no code that says so."""
+    dtype = np.dtype(str(bands[0]["data_type"]))
+    if dtype.kind != "f" and bands[0].get("nodata") is None and _hides_codes(layer, items):
+        raise CatalogError(
+            f"layer {layer.name!r} holds {dtype} codes without a nodata code, and masks or "
+            "footprints that say where it has none. Set nodata in its [[input]]."
+        )
+
+
+def _require_plain(layer: Layer, items: Sequence[pystac.Item], engine: Engine) -> None:
+    """Raise where an engine would give other codes than are read: hidden ones, or no zones."""
+    if layer.decoder == LCZ_CODES:
+        raise CatalogError(
+            f"layer {layer.name!r} is a map whose codes become zones when they are read, and the "
+            f"engine {engine!r} gives codes as they are stored. Use the engine 'native'."
+        )
+    if _hides_codes(layer, items):
+        raise CatalogError(
+            f"layer {layer.name!r} has masks or footprints that say where it is valid, which "
+            f'engine {engine!r} does not look at; use engine = "native".'
         )
 
 
@@ -415,8 +472,9 @@ def _chunks_along(n_px: int, chunk_px: int, halo: int) -> tuple[int, ...]:
 
 def _coding(layer: Layer, bands: Sequence[dict[str, Any]]) -> Coding:
     return Coding(
-        decoder=layer.decoder,
-        valid=layer.valid,
+        decoder="linear" if layer.decoder == LCZ_CODES else layer.decoder,
+        # The reader writes nodata outside footprints.
+        valid="nodata" if layer.valid == FOOTPRINT else layer.valid,
         nodata=bands[0].get("nodata"),
         scale=tuple(float(band.get("raster:scale", 1)) for band in bands),
         offset=tuple(float(band.get("raster:offset", 0)) for band in bands),
@@ -434,5 +492,6 @@ def _layer_attrs(layer: Layer) -> dict[str, Any]:
         "ai_derived": int(layer.ai_derived),
         "synthetic": int(layer.synthetic),
         "presence_threshold": layer.presence_threshold,
+        "overviews": 1 if layer.overviews else None,
     }
     return {key: value for key, value in facts.items() if value is not None}

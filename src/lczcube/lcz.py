@@ -1,7 +1,8 @@
 """The 17 Local Climate Zones: codes, letters, names, palettes, legacy codes and similarity.
 
 Inside lczcube a zone is its ``lcz`` code: uint8, 1-10 built, 11-17 natural (A-G), 0 no data.
-Other codings are translated at the border, by :func:`from_legacy` and :func:`code_of`.
+Other codings are translated at the border, by :func:`from_legacy`, :func:`code_of` and
+:class:`CodeTable`.
 
 References
 ----------
@@ -13,8 +14,9 @@ Bechtel, B., Demuzere, M. & Stewart, I. D. (2020). A weighted accuracy measure f
 mapping. Remote Sensing 12, 1769, doi:10.3390/rs12111769 (similarity).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +90,11 @@ ZONES: tuple[Zone, ...] = (
     Zone(17, "G", "Water", "6A6AFF", "656BFA", 107),
 )
 
+_PIECE_PX = 1 << 18  # codes translated at a time: positions of 2 MB, however large a read is
+
+MOST_LISTED = 8
+"""Codes that a message names."""
+
 _SIMILARITY_TWELFTHS = (
     (12, 11, 10, 8, 7, 6, 7, 9, 5, 9, 4, 3, 1, 0, 3, 0, 0),
     (11, 12, 11, 7, 8, 7, 8, 10, 5, 10, 5, 4, 3, 1, 4, 1, 1),
@@ -107,6 +114,104 @@ _SIMILARITY_TWELFTHS = (
     (0, 1, 2, 4, 5, 6, 5, 4, 7, 4, 8, 9, 10, 11, 9, 12, 11),
     (0, 1, 2, 4, 5, 6, 5, 4, 7, 4, 8, 9, 10, 11, 9, 11, 12),
 )
+
+
+@dataclass(frozen=True)
+class CodeTable:
+    """Which zone each stored code of a map stands for.
+
+    Attributes
+    ----------
+    stored : tuple of int
+        Codes as they are stored, ascending.
+    lcz : tuple of int
+        Zone of each, 1-17; 0 is no data.
+    nodata : float or None
+        One more stored value that is no data, which need not be whole. NaN always is.
+    """
+
+    stored: tuple[int, ...]
+    lcz: tuple[int, ...]
+    nodata: float | None = None
+
+    @classmethod
+    def of(cls, zones: Mapping[int, int], nodata: float | None = None) -> Self:
+        """The table of a mapping from stored codes to zones."""
+        stored = tuple(sorted(zones))
+        return cls(stored, tuple(zones[code] for code in stored), nodata)
+
+    @classmethod
+    def of_classes(cls, classes: Sequence[Mapping[str, Any]], nodata: float | None = None) -> Self:
+        """The table that a band's ``classification:classes`` spell out, by name.
+
+        Raises
+        ------
+        LabelError
+            If a class names no zone.
+        """
+        zones = {
+            int(c["value"]): NODATA if c.get("nodata") else code_of(str(c["name"])) for c in classes
+        }
+        return cls.of(zones, nodata)
+
+    def classes(
+        self, counts: Mapping[int, int] | None = None, palette: Palette = "wudapt"
+    ) -> list[dict[str, Any]]:
+        """``classification:classes`` of the stored codes, with ``count`` where counts are given."""
+        classes = [
+            _stac_class(code, value, palette)
+            for value, code in zip(self.stored, self.lcz, strict=True)
+        ]
+        if counts is None:
+            return classes
+        return [each | {"count": counts.get(each["value"], 0)} for each in classes]
+
+    def translate(self, codes: npt.NDArray[Any], *, where: str) -> npt.NDArray[np.uint8]:
+        """Zones of stored codes.
+
+        Parameters
+        ----------
+        codes : numpy.ndarray
+            Whole or decimal numbers, any shape.
+        where : str
+            What holds the codes, for the message.
+
+        Returns
+        -------
+        numpy.ndarray
+            uint8, same shape, 0-17.
+
+        Raises
+        ------
+        LabelError
+            If a code is not in the table; the message names each and how often it occurs.
+        """
+        flat = codes.reshape(-1)
+        zones = np.empty(flat.size, dtype=np.uint8)
+        unknown = [
+            self._translate_into(zones[start : start + _PIECE_PX], flat[start : start + _PIECE_PX])
+            for start in range(0, flat.size, _PIECE_PX)
+        ]
+        bad = np.concatenate([flat[:0], *unknown])
+        if bad.size:
+            listed = listed_codes(*np.unique(bad, return_counts=True))
+            raise LabelError(
+                f"{where} holds code {listed}, which its item does not name; set drop_classes or "
+                "recode, and build the catalog again."
+            )
+        return zones.reshape(codes.shape)
+
+    def _translate_into(
+        self, zones: npt.NDArray[np.uint8], codes: npt.NDArray[Any]
+    ) -> npt.NDArray[Any]:
+        """Write the zones of some codes; the codes that are not in the table."""
+        keys = np.array(self.stored, dtype=np.int64 if codes.dtype.kind in "iu" else np.float64)
+        at = np.minimum(np.searchsorted(keys, codes), len(keys) - 1)
+        absent = keys[at] != codes
+        zones[:] = np.where(absent, NODATA, np.array(self.lcz, dtype=np.uint8)[at])
+        others = codes[absent]
+        unknown: npt.NDArray[Any] = others[(others != self.nodata) & (others == others)]  # no NaN
+        return unknown
 
 
 def zone(code: int) -> Zone:
@@ -195,11 +300,24 @@ def require_codes(codes: npt.ArrayLike, *, where: str = "labels") -> None:
     if bad.size == 0:
         return
     values, counts = np.unique(bad, return_counts=True)
-    listed = ", ".join(f"{v} ({n} times)" for v, n in zip(values, counts, strict=True))
     raise LabelError(
-        f"{where} hold LCZ code {listed}; codes are 1-17, 0 for no data. "
+        f"{where} hold LCZ code {listed_codes(values, counts)}; codes are 1-17, 0 for no data. "
         "Drop 18 and 19, or map 101-107 to 11-17."
     )
+
+
+def listed_codes(values: npt.ArrayLike, counts: npt.ArrayLike) -> str:
+    """Codes and how often each occurs, for a message; of many, the first eight.
+
+    Examples
+    --------
+    >>> listed_codes([18, 108.0], [2, 1])
+    '18 (2 times), 108 (1 times)'
+    """
+    pairs = list(zip(np.asarray(values).tolist(), np.asarray(counts).tolist(), strict=True))
+    shown = ", ".join(f"{value:.12g} ({n} times)" for value, n in pairs[:MOST_LISTED])
+    left_out = len(pairs) - MOST_LISTED
+    return shown if left_out <= 0 else f"{shown} and {left_out} other codes"
 
 
 def class_index(codes: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -223,24 +341,7 @@ def similarity() -> npt.NDArray[np.float64]:
 
 def stac_classes(palette: Palette = "wudapt") -> list[dict[str, Any]]:
     """``classification:classes`` of an LCZ raster, no data first (STAC classification 2.0)."""
-    nodata = {
-        "value": NODATA,
-        "name": "nodata",
-        "title": "No data",
-        "description": "No data",
-        "nodata": True,
-    }
-    zones = [
-        {
-            "value": z.code,
-            "name": z.slug,
-            "title": f"LCZ {z.letter}: {z.name}",
-            "description": z.name,
-            "color_hint": z.color(palette),
-        }
-        for z in ZONES
-    ]
-    return [nodata, *zones]
+    return [_stac_class(code, code, palette) for code in range(N_CLASSES + 1)]
 
 
 def cf_attrs(palette: Palette = "wudapt") -> dict[str, Any]:
@@ -251,6 +352,26 @@ def cf_attrs(palette: Palette = "wudapt") -> dict[str, Any]:
         "flag_values": [z.code for z in ZONES],
         "flag_meanings": " ".join(_cf_word(z) for z in ZONES),
         "flag_colors": " ".join(f"#{z.color(palette)}" for z in ZONES),
+    }
+
+
+def _stac_class(code: int, value: int, palette: Palette) -> dict[str, Any]:
+    """The class of a zone, or of no data, that is stored as ``value``."""
+    if code == NODATA:
+        return {
+            "value": value,
+            "name": "nodata",
+            "title": "No data",
+            "description": "No data",
+            "nodata": True,
+        }
+    z = zone(code)
+    return {
+        "value": value,
+        "name": z.slug,
+        "title": f"LCZ {z.letter}: {z.name}",
+        "description": z.name,
+        "color_hint": z.color(palette),
     }
 
 

@@ -20,7 +20,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from odc.geo.geobox import GeoBox
 
-from lczcube.averaging import read_averaged
+from lczcube.averaging import has_wide_blocks, read_averaged
 from lczcube.decoders import Coding
 from lczcube.errors import CatalogError
 from lczcube.kernels import valid_mask
@@ -34,6 +34,9 @@ SLAB_BYTES = 64 << 20
 SLAB_PX = 2048
 """Longest side of a slab: a city of one band is then still several tasks."""
 
+
+STRIP_SLAB_PX = 4 << 20
+"""Most pixels of a slab that is averaged from strips: 65 km by a chunk of 640 pixels of 10 m."""
 
 DIMS = ("time", "band", "y", "x")
 
@@ -87,10 +90,13 @@ class Averaged:
         How the files hold them.
     quantities : tuple of Quantity
         One a band of the mosaic.
+    use_overviews : bool
+        As of :func:`lczcube.averaging.read_averaged`.
     """
 
     stored: Storage
     quantities: tuple[Quantity, ...]
+    use_overviews: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class Mosaic:
         """What is read, in order: together all pixels of all tiles in the frame, each once."""
         if self.averaged is not None:
             everyone = tuple(range(len(self.tiles)))
-            slabs = [self._slab(rect, self._met_by(rect, everyone)) for rect in self.chunk_rects]
+            slabs = [self._slab(rect, self._met_by(rect, everyone)) for rect in self._area_rects]
             return tuple(slab for slab in slabs if slab.owners)
         on_lattice = [i for i, placed in enumerate(self.tiles) if placed.on_lattice]
         resampled = tuple(sorted({*range(len(self.tiles))} - {*on_lattice}))
@@ -156,8 +162,14 @@ class Mosaic:
         """The pixels of a slab; reads its files."""
         if self.averaged is not None:
             tiles = [self.tiles[position] for position in slab.owners]
-            stored, quantities = self.averaged.stored, self.averaged.quantities
-            codes = read_averaged(tiles, slab.rect, self.frame, stored, quantities)
+            codes = read_averaged(
+                tiles,
+                slab.rect,
+                self.frame,
+                self.averaged.stored,
+                self.averaged.quantities,
+                use_overviews=self.averaged.use_overviews,
+            )
             return Pixels(codes, None, None)
         if len(slab.owners) == 1 and not slab.rivals:
             (owner,) = slab.owners
@@ -213,6 +225,21 @@ class Mosaic:
         return tuple(
             Rect(y0, x0, y1, x1) for y0, y1 in pairwise(edges_y) for x0, x1 in pairwise(edges_x)
         )
+
+    @cached_property
+    def _area_rects(self) -> tuple[Rect, ...]:
+        """What is averaged in one task: a chunk or, of strips, neighbours that cut the same."""
+        if not any(has_wide_blocks(placed.tile) for placed in self.tiles):
+            return self.chunk_rects
+        joined: list[Rect] = []
+        for rect in self.chunk_rects:
+            whole = rect if not joined else Rect(joined[-1].top, joined[-1].left, *rect[2:])
+            is_next = joined and rect.top == joined[-1].top
+            if is_next and int(np.prod(whole.shape)) <= STRIP_SLAB_PX:
+                joined[-1] = whole
+            else:
+                joined.append(rect)
+        return tuple(joined)
 
     def _met_by(self, rect: Rect, positions: Sequence[int]) -> tuple[int, ...]:
         return tuple(i for i in positions if not self.tiles[i].bounds.meet(rect).is_empty)
@@ -413,11 +440,19 @@ def require_covered(mosaic: Mosaic) -> None:
 
 def _identity(mosaic: Mosaic) -> Any:
     tiles = [
-        (t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum)
+        (
+            *(t.item_id, t.href, t.affine[:6], t.crs, t.shape, t.size_bytes, t.checksum),
+            *(t.band, t.zones, t.bands, t.mask),
+        )
         for t in (placed.tile for placed in (*mosaic.tiles, *mosaic.scale_tiles))
     ]
     frame = (str(mosaic.frame.crs), mosaic.frame.affine[:6], tuple(mosaic.frame.shape))
-    return [mosaic.name, tiles, frame, mosaic.storage, mosaic.averaged, mosaic.chunks]
+    bounds = [
+        placed.tile.footprint.wkb
+        for placed in mosaic.tiles
+        if placed.tile.is_bounded and placed.tile.footprint is not None
+    ]
+    return [mosaic.name, tiles, bounds, frame, mosaic.storage, mosaic.averaged, mosaic.chunks]
 
 
 def _flat(scales: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:

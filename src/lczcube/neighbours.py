@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lczcube.runtime import IMPORTING
+
 BLOCK_BYTES = 8 << 20
 """Of approximate distances at a time: they are read back from the cache."""
 
@@ -85,7 +87,8 @@ def _error_bound(queries: Float64, reach: float) -> Float64:
 @cache
 def _search_kernel() -> Callable[..., None]:
     """The compiled search of a block; compiling takes a second, once a process."""
-    from numba import njit
+    with IMPORTING:
+        from numba import njit
 
     jit = njit(nogil=True)
     insert, survivors, exact = jit(_insert), jit(_survivors), jit(_exact_distance)

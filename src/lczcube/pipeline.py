@@ -7,13 +7,13 @@ whose fingerprint stands and whose files are there is up to date and does nothin
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import dask.array
 import xarray as xr
 
 from lczcube import __version__
+from lczcube.catalog import catalog_digest
 from lczcube.cube import coded_layers, grid_of
 from lczcube.errors import StageError
 from lczcube.mosaic import mosaics_of, plan_reads
@@ -175,7 +175,7 @@ def _record(run: Run, stage: Stage, summary: str) -> None:
     fingerprint = _fingerprint(run, stage)
     # A catalog of the same bytes leaves later stages up to date, whatever the files' dates.
     is_catalog = stage.name == "build-catalog"
-    result = _folder_digest(run.folder / "catalog") if is_catalog else fingerprint
+    result = catalog_digest(run.folder / "catalog") if is_catalog else fingerprint
     records = _read_records(run) | {
         stage.name: {"fingerprint": fingerprint, "result": result, "summary": summary}
     }
@@ -194,9 +194,3 @@ def _read_records(run: Run) -> dict[str, Any]:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    parts = [f"{path.relative_to(folder)} {_digest(path.read_bytes())}" for path in files]
-    return _digest("\n".join(parts).encode())

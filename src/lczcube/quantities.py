@@ -46,6 +46,9 @@ class Quantity:
         0 keeps it for features that need every layer. Past the data it is NaN whatever this is.
     scale, offset : float
         What makes a value of the stored numbers of ``band``; a share has no use for them.
+    from_overviews : bool
+        True where overviews may stand in for stored pixels although the quantity of averages is
+        another: a threshold then asks averages. Not for ``mode``.
 
     Raises
     ------
@@ -60,10 +63,13 @@ class Quantity:
     empty: float | None = None
     scale: float = 1.0
     offset: float = 0.0
+    from_overviews: bool = False
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ConfigError(f"rule {self.rule!r} is unknown; known: {', '.join(RULES)}.")
+        if self.rule == "mode" and self.from_overviews:
+            raise ConfigError("classes have no averages; leave from_overviews out.")
         for name, value, is_used in (
             ("threshold", self.threshold, self.rule.endswith("_at_least")),
             ("weight_band", self.weight_band, self.rule == "weighted_mean"),
@@ -116,21 +122,29 @@ def on_stored(
     return replace(quantity, scale=scale, offset=offset)
 
 
-def canopy(min_height_m: float = CANOPY_HEIGHT_M) -> dict[str, Quantity]:
+def canopy(
+    min_height_m: float = CANOPY_HEIGHT_M, *, from_overviews: bool = False
+) -> dict[str, Quantity]:
     """Quantities of a canopy height map, by variable: mean height of the canopy, and its share.
 
     Parameters
     ----------
     min_height_m : float
         What is canopy, in metres. Default: :data:`CANOPY_HEIGHT_M`.
+    from_overviews : bool
+        True: overviews may stand in for stored pixels. Default: exact.
 
     Notes
     -----
-    A plain average of heights would mix the ground at 0 m with the trees.
+    A plain average of heights would mix the ground at 0 m with the trees. Overviews hold such
+    averages: at the edge of a crown they are lower than it, and canopy where half was ground. The
+    share then comes out too large and the height too low; their product, the volume, is kept but
+    for what falls below the threshold and for rounding.
     """
+    rules = {"canopy_height": "mean_where_at_least", "canopy_fraction": "fraction_at_least"}
     return {
-        "canopy_height": Quantity("mean_where_at_least", threshold=min_height_m),
-        "canopy_fraction": Quantity("fraction_at_least", threshold=min_height_m),
+        name: Quantity(rule, threshold=min_height_m, from_overviews=from_overviews)
+        for name, rule in rules.items()
     }
 
 

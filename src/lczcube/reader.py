@@ -1,14 +1,15 @@
 """Reading pixels of one tile: all bands of a window at once, north-up, on the pixels of a frame.
 
 A tile on the frame's lattice is read as it lies; of another, each pixel of the frame takes the
-stored pixel that holds its centre. Averages are made in :mod:`lczcube.averaging`.
+stored pixel that holds its centre. A table of features is drawn (:mod:`lczcube.masks`). Averages
+are made in :mod:`lczcube.averaging`.
 
 A file is opened, read and closed in one call: nothing stays in GDAL's block cache, so memory does
 not grow with the area.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from lczcube.errors import SourceError
-from lczcube.tiles import PlacedTile, Rect, Tile
+from lczcube.masks import read_masks
+from lczcube.tiles import Mask, PlacedTile, Rect, Tile
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +73,19 @@ def read_tile(placed: PlacedTile, rect: Rect, frame: GeoBox, storage: Storage) -
     -------
     numpy.ndarray
         ``(band, y, x)``, stored dtype, ``storage.fill`` past the tile. A view of the file
-        where it can be memory-mapped and the rectangle lies in it.
+        where it can be memory-mapped and the rectangle lies in it. Of a map of zones uint8 1-17,
+        0 where it has none.
 
     Raises
     ------
     SourceError
         If the file cannot be read, or is not what the catalog says.
+    LabelError
+        If a map of zones holds a code that its table does not name.
     """
-    if placed.on_lattice:
+    if placed.tile.kind == "features":
+        codes = read_masks(placed, rect, frame, storage.fill)
+    elif placed.on_lattice:
         codes = _read_on_lattice(placed, rect, storage.fill)
     else:
         codes = _read_nearest(placed.tile, rect, frame, storage.fill)
@@ -95,6 +102,7 @@ def _read_on_lattice(placed: PlacedTile, rect: Rect, fill: float) -> Codes:
         tile,
         _mirrored(rows, tile.shape[0]) if south_up else rows,
         _mirrored(columns, tile.shape[1]) if east_left else columns,
+        fill,
     )
     turned = stored[:, :: -1 if south_up else 1, :: -1 if east_left else 1]
     if part == rect:
@@ -113,11 +121,11 @@ def _read_nearest(tile: Tile, rect: Rect, frame: GeoBox, fill: float) -> Codes:
     rows, columns = _stored_positions(tile, rect, frame)
     inside = (rows >= 0) & (rows < tile.shape[0]) & (columns >= 0) & (columns < tile.shape[1])
     if not inside.any():
-        stored = _read_stored(tile, slice(0, 1), slice(0, 1))
+        stored = _read_stored(tile, slice(0, 1), slice(0, 1), fill)
         return np.full((stored.shape[0], *rect.shape), fill, dtype=stored.dtype)
     top, bottom = int(rows[inside].min()), int(rows[inside].max()) + 1
     left, right = int(columns[inside].min()), int(columns[inside].max()) + 1
-    stored = _read_stored(tile, slice(top, bottom), slice(left, right))
+    stored = _read_stored(tile, slice(top, bottom), slice(left, right), fill)
     codes = np.full((stored.shape[0], *rect.shape), fill, dtype=stored.dtype)
     codes[:, inside] = stored[:, rows[inside] - top, columns[inside] - left]
     return codes
@@ -137,8 +145,8 @@ def _stored_positions(
     return rows.reshape(rect.shape), columns.reshape(rect.shape)
 
 
-def _read_stored(tile: Tile, rows: slice, columns: slice) -> Codes:
-    """A window as it is stored, ``(band, y, x)``."""
+def _read_stored(tile: Tile, rows: slice, columns: slice, fill: float) -> Codes:
+    """A window as it is stored, ``(band, y, x)``, with ``fill`` where the tile holds no data."""
     logger.debug(
         "read %s rows %d-%d columns %d-%d",
         tile.href,
@@ -148,7 +156,31 @@ def _read_stored(tile: Tile, rows: slice, columns: slice) -> Codes:
         columns.stop,
     )
     readers = {"gdal": _read_gdal, "npy": _read_npy, "zarr": _read_zarr}
-    return readers[tile.kind](tile, rows, columns)
+    codes = readers[tile.kind](tile, rows, columns)
+    if tile.zones is not None:
+        codes = tile.zones.translate(codes, where=tile.href)
+    return without_hidden(tile, codes, rows, columns, fill)
+
+
+def without_hidden(tile: Tile, codes: Codes, rows: slice, columns: slice, fill: float) -> Codes:
+    """Codes of a window, as stored, with ``fill`` where mask or footprint say that none is there.
+
+    Reads the mask. The tile may be an overview of one without a mask.
+    """
+    if not tile.hides_codes:
+        return codes
+    hidden = np.zeros(codes.shape[1:], dtype=bool)
+    if tile.is_bounded:
+        hidden |= ~tile.in_footprint(rows, columns)
+    if tile.mask is not None:
+        is_zero = _read_mask(tile, tile.mask, rows, columns) == 0
+        hidden |= is_zero != tile.mask.zero_is_valid
+    return np.where(hidden, codes.dtype.type(fill), codes) if hidden.any() else codes
+
+
+def _read_mask(tile: Tile, mask: Mask, rows: slice, columns: slice) -> Codes:
+    codes: Codes = _read_gdal(replace(tile, href=mask.href), rows, columns)[0]
+    return codes
 
 
 def _read_gdal(tile: Tile, rows: slice, columns: slice) -> Codes:
@@ -157,7 +189,8 @@ def _read_gdal(tile: Tile, rows: slice, columns: slice) -> Codes:
 
     with _opened(tile) as file:
         try:
-            codes: Codes = file.read(window=Window.from_slices(rows, columns))
+            bands = None if tile.band is None else [tile.band + 1]
+            codes: Codes = file.read(bands, window=Window.from_slices(rows, columns))
         except RasterioIOError as error:
             raise SourceError(
                 f"{tile.href} broke off while it was read ({error}); fetch it again, then run "

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,10 @@ from typing import Any
 from lczcube.errors import ConfigError, MemoryBudgetError, MissingExtraError, MissingInputError
 
 logger = logging.getLogger(__name__)
+
+IMPORTING = threading.Lock()
+"""Held while numba is imported: its modules import each other, and two tasks that begin with
+different ones would each find the other's half made (``partially initialized module``)."""
 
 Progress = Callable[[str], None]
 """Receives one line of plain text per step; the command line shows it on stderr."""

@@ -94,9 +94,7 @@ def require_cube_fits(run: Run, cube: xr.Dataset) -> int:
 
 
 def _build_catalog(run: Run) -> str:
-    report = build_catalog(
-        run.config.source_path, run.folder / "catalog", overwrite=True, strict=run.strict
-    )
+    report = build_catalog(run.config.source_path, run.folder / "catalog", strict=run.strict)
     wanted = {*run.table.features, *run.table.labels}
     built = set(open_catalog(run.folder / "catalog" / "catalog.json").collection_ids)
     if wanted - built:

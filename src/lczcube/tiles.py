@@ -5,7 +5,7 @@ right and down from its upper-left corner. A tile on the frame's own lattice is 
 flipped where it is stored south-up; any other tile is resampled.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from pyproj import Transformer
 
 from lczcube.errors import CatalogError
 from lczcube.grid import LATTICE_TOLERANCE_PX, bbox_of, project_bbox
+from lczcube.lcz import CodeTable
 
 DEFAULT_BLOCK_PX = 512
 """Side of a compressed block where the catalog does not say: what GDAL's COG driver writes."""
@@ -28,7 +29,22 @@ DEFAULT_BLOCK_PX = 512
 N_SEGMENTS = 64
 """Pieces that an edge is cut into before it is projected: 100 km then bends by under 0.1 m."""
 
-_FILE_KINDS = {"application/x-npy": "npy", "application/vnd.zarr": "zarr"}
+LCZ_BAND = "lczcube:band"
+"""Field of an asset that holds a map of zones: which of its ``bands`` is read."""
+
+PIXELS_ASSET, FEATURES_ASSET = "data", "features"
+"""Keys of the asset that holds an item's pixels, and of the table that they are drawn from."""
+
+OUTLINE_BLOCK_PX = 512
+"""Side of the squares that are asked as a whole if an outline holds them."""
+
+MASK = "mask"
+
+_FILE_KINDS = {
+    "application/x-npy": "npy",
+    "application/vnd.zarr": "zarr",
+    "application/vnd.apache.parquet": "features",
+}
 
 
 class Rect(NamedTuple):
@@ -67,6 +83,22 @@ class Rect(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Mask:
+    """A raster that says which pixels of a tile hold data, pixel by pixel as stored.
+
+    Attributes
+    ----------
+    href : str
+        Where it is.
+    zero_is_valid : bool
+        False: 0 means that there is no data, as in GDAL's masks.
+    """
+
+    href: str
+    zero_is_valid: bool
+
+
+@dataclass(frozen=True)
 class Tile:
     """One file of a layer, as stored.
 
@@ -75,7 +107,8 @@ class Tile:
     item_id, href : str
         The item, and where its pixels are.
     kind : str
-        ``gdal``, ``npy`` or ``zarr``.
+        ``gdal``, ``npy`` or ``zarr``; ``features`` for a table of shapes, which has no pixels of
+        its own and is drawn on those of any frame.
     crs : str
         Of the file.
     affine : affine.Affine
@@ -96,6 +129,16 @@ class Tile:
         Of the file, where the catalog knows it.
     checksum : str
         Of the file, where the catalog knows it; else empty.
+    band : int or None
+        Position of the one band that is read; None for all.
+    zones : CodeTable or None
+        For a map of zones: what its codes become when they are read.
+    bands : tuple of str
+        Masks that are drawn of a table of features; empty for files of pixels.
+    mask : Mask or None
+        Which pixels hold data.
+    is_bounded : bool
+        True where codes outside the footprint mean nothing, rather than what they say.
     """
 
     item_id: str
@@ -111,10 +154,26 @@ class Tile:
     footprint: shapely.Geometry | None
     size_bytes: int | None = None
     checksum: str = ""
+    band: int | None = None
+    zones: CodeTable | None = None
+    bands: tuple[str, ...] = ()
+    mask: Mask | None = None
+    is_bounded: bool = False
 
     @cached_property
     def geobox(self) -> GeoBox:
-        """The pixels as stored."""
+        """The pixels as stored.
+
+        Raises
+        ------
+        CatalogError
+            If there are none.
+        """
+        if self.kind == "features":
+            raise CatalogError(
+                f"item {self.item_id!r} is a table of features and has no pixels of its own; "
+                "take the grid's anchor from another input."
+            )
         rows, columns = self.shape
         return GeoBox(wh_(columns, rows), self.affine, CRS(self.crs))
 
@@ -122,6 +181,32 @@ class Tile:
     def is_band_last(self) -> bool:
         """True when the bands of a pixel lie side by side."""
         return self.axes.endswith("band")
+
+    @property
+    def hides_codes(self) -> bool:
+        """True where a mask or the footprint makes stored codes nodata."""
+        return self.mask is not None or self.is_bounded
+
+    def in_footprint(self, rows: slice, columns: slice) -> npt.NDArray[np.bool_]:
+        """Which pixels of a window, as stored, have their centre in the footprint."""
+        rect = Rect(rows.start, columns.start, rows.stop, columns.stop)
+        inside = np.zeros(rect.shape, dtype=bool)
+        for block in _blocks_of(rect):
+            outline = shapely.box(block.left, block.top, block.right, block.bottom)
+            # The part is nobody else's: threads may not share what _centres_in prepares.
+            part = shapely.intersection(self._stored_footprint, outline)
+            if part.is_empty:
+                continue
+            is_whole = shapely.covers(part, outline)
+            inside[block.within(rect)] = True if is_whole else _centres_in(part, block)
+        return inside
+
+    @cached_property
+    def _stored_footprint(self) -> shapely.Geometry:
+        """The footprint in pixel coordinates of the file."""
+        if self.footprint is None or self.footprint.is_empty:
+            return shapely.Polygon()
+        return _to_frame(self.footprint, "EPSG:4326", self.geobox)
 
 
 @dataclass(frozen=True)
@@ -161,6 +246,8 @@ class PlacedTile:
         """The smallest rectangle of the frame that holds it."""
         if self.rect is not None:
             return self.rect
+        if shapely.is_empty(self.extent):
+            return Rect(0, 0, 0, 0)
         left, top, right, bottom = shapely.bounds(self.extent).tolist()
         floor, ceil = int(np.floor(top)), int(np.ceil(bottom))
         return Rect(floor, int(np.floor(left)), ceil, int(np.ceil(right)))
@@ -177,15 +264,53 @@ class PlacedTile:
         return inside
 
 
-def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
+def pixels_asset(item: pystac.Item) -> pystac.Asset:
+    """The asset that an item's pixels are read from, or drawn from."""
+    assets = item.assets
+    return assets[PIXELS_ASSET] if PIXELS_ASSET in assets else assets[FEATURES_ASSET]
+
+
+def tile_of(item: pystac.Item, asset_key: str | None = None) -> Tile:
     """The tile that an asset of an item describes; opens no file.
+
+    Parameters
+    ----------
+    item : pystac.Item
+        From a catalog.
+    asset_key : str, optional
+        Default: :func:`pixels_asset`.
 
     Raises
     ------
     CatalogError
         If the item does not say where its pixels lie.
     """
-    asset = item.assets[asset_key]
+    asset = pixels_asset(item) if asset_key is None else item.assets[asset_key]
+    media_type = str(asset.media_type or "").split(";", maxsplit=1)[0].strip()
+    kind = _FILE_KINDS.get(media_type, "gdal")
+    return _table_of(item, asset) if kind == "features" else _raster_of(item, asset, kind)
+
+
+def _table_of(item: pystac.Item, asset: pystac.Asset) -> Tile:
+    return Tile(
+        item_id=item.id,
+        href=asset.href,
+        kind="features",
+        crs=str(item.properties["proj:code"]),
+        affine=Affine.identity(),
+        shape=(0, 0),
+        block_shape=(0, 0),
+        axes="band,y,x",
+        array="",
+        time_index=None,
+        footprint=shapely.geometry.shape(item.geometry),
+        size_bytes=asset.extra_fields.get("file:size"),
+        checksum=str(asset.extra_fields.get("file:checksum", "")),
+        bands=tuple(str(band["name"]) for band in asset.extra_fields["bands"]),
+    )
+
+
+def _raster_of(item: pystac.Item, asset: pystac.Asset, kind: str) -> Tile:
     facts: dict[str, Any] = {**item.properties, **asset.extra_fields}
     crs = facts.get("proj:code") or facts.get("proj:wkt2")
     transform, shape = facts.get("proj:transform"), facts.get("proj:shape")
@@ -196,11 +321,11 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
         )
     zarr: Mapping[str, Any] = facts.get("lczcube:zarr", {})
     rows, columns = (int(n) for n in shape)
-    media_type = str(asset.media_type or "").split(";", maxsplit=1)[0].strip()
+    band = _lcz_band(asset)
     return Tile(
         item_id=item.id,
         href=asset.href,
-        kind=_FILE_KINDS.get(media_type, "gdal"),
+        kind=kind,
         crs=str(crs),
         affine=Affine(*[float(v) for v in transform[:6]]),
         shape=(rows, columns),
@@ -211,7 +336,19 @@ def tile_of(item: pystac.Item, asset_key: str = "data") -> Tile:
         footprint=None if item.geometry is None else shapely.geometry.shape(item.geometry),
         size_bytes=asset.extra_fields.get("file:size"),
         checksum=str(asset.extra_fields.get("file:checksum", "")),
+        band=band,
+        zones=None if band is None else _zones(asset.extra_fields["bands"][band]),
+        mask=mask_of(item) if asset is item.assets.get(PIXELS_ASSET) else None,
     )
+
+
+def mask_of(item: pystac.Item) -> Mask | None:
+    """The mask that says of itself what it means; any other is somebody's picture."""
+    asset = item.assets.get(MASK)
+    means = None if asset is None else asset.extra_fields.get("lczcube:mask")
+    if asset is None or means is None:
+        return None
+    return Mask(asset.href, zero_is_valid=means == "zero_is_valid")
 
 
 def place_tiles(tiles: Sequence[Tile], frame: GeoBox) -> list[PlacedTile]:
@@ -232,12 +369,25 @@ def frame_rect(frame: GeoBox) -> Rect:
     return Rect(0, 0, rows, columns)
 
 
+def _lcz_band(asset: pystac.Asset) -> int | None:
+    if LCZ_BAND not in asset.extra_fields:
+        return None
+    names = [band["name"] for band in asset.extra_fields["bands"]]
+    return names.index(asset.extra_fields[LCZ_BAND])
+
+
+def _zones(band: Mapping[str, Any]) -> CodeTable:
+    return CodeTable.of_classes(band["classification:classes"], band.get("nodata"))
+
+
 def _block_shape(facts: Mapping[str, Any], shape: tuple[int, int]) -> tuple[int, int]:
     rows, columns = facts.get("lczcube:block_shape", (DEFAULT_BLOCK_PX, DEFAULT_BLOCK_PX))
     return min(int(rows), shape[0]), min(int(columns), shape[1])
 
 
 def _place(tile: Tile, frame: GeoBox) -> PlacedTile:
+    if tile.kind == "features":
+        return PlacedTile(tile, None, _projected_footprint(tile, frame), None)
     rect = _lattice_rect(tile, frame)
     extent = None if rect is not None else _projected_extent(tile, frame)
     footprint = _projected_footprint(tile, frame)
@@ -304,6 +454,12 @@ def _inner(rect: Rect | None, extent: shapely.Geometry | None, frame: GeoBox) ->
         extent = shapely.box(rect.left, rect.top, rect.right, rect.bottom)
     rows, columns = frame.shape
     return shapely.intersection(shapely.buffer(extent, -0.45), shapely.box(0, 0, columns, rows))
+
+
+def _blocks_of(rect: Rect) -> Iterator[Rect]:
+    for top in range(rect.top, rect.bottom, OUTLINE_BLOCK_PX):
+        for left in range(rect.left, rect.right, OUTLINE_BLOCK_PX):
+            yield Rect(top, left, top + OUTLINE_BLOCK_PX, left + OUTLINE_BLOCK_PX).meet(rect)
 
 
 def _centres_in(outline: shapely.Geometry, rect: Rect) -> npt.NDArray[np.bool_]:

@@ -16,7 +16,7 @@ import xarray as xr
 from pyproj import Transformer
 
 from lczcube.cube import coded_layers, grid_of, halo_of, identity_attrs
-from lczcube.errors import GridMismatchError
+from lczcube.errors import CatalogError, GridMismatchError
 from lczcube.grid import Grid
 from lczcube.kernels import require_stats
 from lczcube.reduction import Group, LayerPieces, Windows, cube_layers, reduce_layers
@@ -65,6 +65,8 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
         If a statistic is unknown.
     GridMismatchError
         If the cube has not the halo that the grid's windows need.
+    CatalogError
+        If a layer holds categories of OpenStreetMap: a mean of their numbers says nothing.
     """
     require_stats(stats)
     grid = grid_of(cube)
@@ -74,6 +76,7 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
             f"stride of {grid.stride_m:g} m need {grid.halo_px}. Open it with "
             f"halo_px={grid.halo_px}."
         )
+    _require_quantities(cube)
     layers = cube_layers(cube)
     names = _feature_names(layers, stats)
     features, shares = _aggregate_lattice(layers, grid, stats)
@@ -126,6 +129,7 @@ def aggregate_patches(
     keeps its centre and becomes a square of the grid's CRS.
     """
     require_stats(stats)
+    _require_quantities(cube)
     grid = grid_of(cube)
     layers = cube_layers(cube)
     names = _feature_names(layers, stats)
@@ -180,6 +184,18 @@ def projected_peak_bytes(
         n_windows = three_rows_px * slab_rows // grid.stride_px**2
         waiting += strips + n_windows * len(layer.bands) * len(stats) * 4
     return int(PROCESS_BYTES + n_concurrent * tasks + waiting)
+
+
+def _require_quantities(cube: xr.Dataset) -> None:
+    """Raise for numbers of a list, which have no mean."""
+    for name in coded_layers(cube):
+        attrs = cube[name].attrs
+        if attrs.get("layer") == "osm" and "flag_values" in attrs:
+            raise CatalogError(
+                f"layer {name!r} holds categories ({attrs['flag_meanings']}); a mean of their "
+                "numbers says nothing. Make a mask of each feature (osm-rasterizer without "
+                '--single-layer, or source = "osm"), or leave the layer out.'
+            )
 
 
 def _area(rect: Rect) -> int:

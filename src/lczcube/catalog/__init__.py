@@ -4,7 +4,17 @@
 input lie in a bbox and a time.
 """
 
-from lczcube.catalog.build import CatalogReport, Failure, build_catalog
+from lczcube.catalog.build import CatalogReport, build_catalog
+from lczcube.catalog.digest import catalog_digest
 from lczcube.catalog.opened import Catalog, Layer, open_catalog
+from lczcube.catalog.register import Failure
 
-__all__ = ["Catalog", "CatalogReport", "Failure", "Layer", "build_catalog", "open_catalog"]
+__all__ = [
+    "Catalog",
+    "CatalogReport",
+    "Failure",
+    "Layer",
+    "build_catalog",
+    "catalog_digest",
+    "open_catalog",
+]

@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
-import filecmp
+import json
 import os
-import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from lczcube.catalog.geoparquet import write_geoparquet
-from lczcube.catalog.stores import CATALOG_FILE
-from lczcube.config import CityFile, read_config
-from lczcube.errors import CatalogError, LczcubeError, SourceError
-from lczcube.sources import Input, SourceItem, build_items, find_files
-from lczcube.sources.files import file_facts, redact
-from lczcube.sources.items import LCZCUBE_URI, PARQUET_TYPE, SCIENTIFIC_URI
-
-if TYPE_CHECKING:
-    import pystac
-
-_FIELDS = (
-    "layer",
-    "product",
-    "decoder",
-    "valid",
-    "ai_derived",
-    "resampling",
-    "license_note",
-    "synthetic",
-    "static",
-    "presence_threshold",
+from lczcube.catalog.documents import (
+    CATALOG_FILE,
+    as_text,
+    catalog_document,
+    collection_document,
+    linked_collection,
+    linked_item,
+    title_of,
 )
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file that could not be registered: ``path`` (or URL), and ``reason`` in one line."""
-
-    path: str
-    reason: str
+from lczcube.catalog.folder import (
+    Outputs,
+    collections_in,
+    publish,
+    require_no_way_out,
+    require_ours,
+    staging_folder,
+)
+from lczcube.catalog.geoparquet import write_geoparquet
+from lczcube.catalog.record import (
+    Record,
+    Row,
+    UnreadableRecordError,
+    read_record,
+    record_name,
+    write_record,
+)
+from lczcube.catalog.register import (
+    DEFAULT_WORKERS,
+    Failure,
+    FileProgress,
+    Registration,
+    Room,
+    intact_items,
+    is_intact,
+    register_input,
+    staged_table,
+)
+from lczcube.catalog.stamps import Stamps, stamps_below
+from lczcube.config import CityFile, read_config
+from lczcube.errors import CatalogError
+from lczcube.sources import Input
 
 
 @dataclass(frozen=True)
@@ -58,21 +63,37 @@ class CatalogReport:
         Collections and items in the catalog.
     failures : tuple of Failure
         Files that were left out, in the order of the TOML file.
+    n_read : int
+        Files that were opened; the others are known unchanged since the last build.
     """
 
     path: Path
     n_collections: int
     n_items: int
     failures: tuple[Failure, ...]
+    n_read: int
+
+    def __str__(self) -> str:
+        """A line of counts, and one for each file that was left out."""
+        rows = [f"left out: {failure.path}: {failure.reason}" for failure in self.failures]
+        counts = f"{self.n_items} items in {self.n_collections} collections: {self.path}"
+        return "\n".join([counts, *rows])
 
 
 def build_catalog(
-    config: str | Path, out: str | Path, *, overwrite: bool = False, strict: bool = False
+    config: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    strict: bool = False,
+    workers: int = DEFAULT_WORKERS,
+    progress: FileProgress = lambda *_: None,
 ) -> CatalogReport:
     """Write a static STAC catalog, and stac-geoparquet beside it, of the inputs of a TOML file.
 
-    Reads headers and checksums of rasters, headers of embeddings, and all labels; no pixel of a
-    feature layer.
+    Reads headers of rasters and embeddings, and all labels; no pixel of a feature layer but the
+    codes of maps of zones, unless an input has ``checksums = true``. A file of the same path, size
+    and modification time as in the last build is not opened again.
 
     Parameters
     ----------
@@ -82,9 +103,16 @@ def build_catalog(
         Folder to write. A catalog of the same id there is brought up to date: files whose bytes
         stay the same are not touched, collections no longer named are removed.
     overwrite : bool
-        Also replace a catalog of another id. Default: refuse, as it may be another project's.
+        Read every file anew, and also replace a catalog of another id. Default: trust the last
+        build, and refuse, as it may be another project's.
     strict : bool
         Raise at the first file that cannot be registered. Default: leave it out and report it.
+    workers : int
+        Threads that open files. The default of 4 hides the latency of disks; raise it for files at
+        URLs. The bytes written do not depend on it.
+    progress : callable
+        Called after every file, in this thread, with the input's name, its files done, and all its
+        files.
 
     Returns
     -------
@@ -96,7 +124,8 @@ def build_catalog(
     ConfigError, MissingInputError
         If the TOML file cannot be used or is not there.
     CatalogError
-        If ``out`` holds something else, or no file at all could be registered.
+        If ``out`` holds something else, or links to elsewhere, or no file at all could be
+        registered.
     SourceError, LabelError
         With ``strict``: the first file's fault.
 
@@ -106,98 +135,39 @@ def build_catalog(
     """
     settings = read_config(config)
     target = Path(os.path.abspath(out))
-    _require_ours(target, settings.id, overwrite=overwrite)
-    registered, failures = _register(settings, strict=strict)
-    if not registered:
-        _raise_nothing(settings, failures)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _staging_folder(target) as staging:
-        _write(settings, registered, staging=staging, target=target)
-        _move(staging, target)
-    n_items = sum(len(items) for _, items in registered)
-    return CatalogReport(target, len(registered), n_items, tuple(failures))
+    require_ours(target, settings.id, overwrite=overwrite)
+    names = [entry.name for entry in settings.inputs]
+    require_no_way_out(target, {*names, *collections_in(target)})
+    with staging_folder(target) as folder:
+        room = Room(folder, target, workers=workers, strict=strict, progress=progress)
+        made = [_registered(entry, settings, room, is_fresh=overwrite) for entry in settings.inputs]
+        failures = tuple(failure for registration in made for failure in registration.failures)
+        kept = [registration for registration in made if registration.n_items]
+        if not kept:
+            _raise_nothing(settings, failures)
+        _publish(settings, kept, room)
+    return CatalogReport(
+        path=target,
+        n_collections=len(kept),
+        n_items=sum(registration.n_items for registration in kept),
+        failures=failures,
+        n_read=sum(registration.n_read for registration in made),
+    )
 
 
-def _require_ours(target: Path, catalog_id: str, *, overwrite: bool) -> None:
-    import pystac
-
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if not (target / CATALOG_FILE).is_file():
-        raise CatalogError(f"{target} holds files but no catalog; name a new folder.")
+def _registered(entry: Input, settings: CityFile, room: Room, *, is_fresh: bool) -> Registration:
+    record = Record() if is_fresh else read_record(room.target, entry.name)
+    registration = register_input(entry, settings, record, room)
+    if is_intact(registration, _title(settings), room):
+        return registration
     try:
-        held = pystac.Catalog.from_file(str(target / CATALOG_FILE)).id
-    except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError) as error:
-        raise CatalogError(
-            f"{target / CATALOG_FILE} is no STAC catalog; name a new folder."
-        ) from error
-    if held != catalog_id and not overwrite:
-        raise CatalogError(
-            f"{target} holds catalog {held!r}, not {catalog_id!r}; "
-            "name another folder, or overwrite."
-        )
+        return registration.filled()
+    except UnreadableRecordError:
+        return register_input(entry, settings, Record(), room)
 
 
-def _register(
-    settings: CityFile, *, strict: bool
-) -> tuple[list[tuple[Input, list[SourceItem]]], list[Failure]]:
-    registered: list[tuple[Input, list[SourceItem]]] = []
-    failures: list[Failure] = []
-    for entry in settings.inputs:
-        items, faults = _register_input(entry, settings, strict=strict)
-        failures += faults
-        if items:
-            registered.append((entry, sorted(items, key=lambda made: made.item.id)))
-    return registered, failures
-
-
-def _register_input(
-    entry: Input, settings: CityFile, *, strict: bool
-) -> tuple[list[SourceItem], list[Failure]]:
-    folder = settings.source_path.parent
-    cities = {name: city.bbox for name, city in settings.cities.items()}
-    items: list[SourceItem] = []
-    failures: list[Failure] = []
-    for file in find_files(entry, folder=folder, cities=cities):
-        try:
-            items += build_items(entry, file)
-        except LczcubeError as error:
-            if strict:
-                raise
-            failures.append(Failure(redact(file.href), redact(str(error))))
-    fault = _fault_of_input(entry, items, is_silent=not items and not failures)
-    if fault is None:
-        return items, failures
-    if strict:
-        raise fault
-    return [], [*failures, Failure(redact(_place_of(entry)), redact(str(fault)))]
-
-
-def _fault_of_input(
-    entry: Input, items: Sequence[SourceItem], *, is_silent: bool
-) -> SourceError | None:
-    """Why an input as a whole cannot be used: it is empty, or its files are no one layer."""
-    if is_silent:
-        years = ", ".join(map(str, entry.all_years)) or "any year"
-        return SourceError(
-            f"input {entry.name!r} has no tile of {years} near a city in {_place_of(entry)}; check "
-            "bbox and year, or fetch the tiles."
-        )
-    by_coding = {tuple(sorted(made.coding.items())): made.item.id for made in items}
-    if len(by_coding) < 2:
-        return None
-    listed = "; ".join(
-        f"{item_id} is {', '.join(value for _, value in coding)}"
-        for coding, item_id in sorted(by_coding.items())
-    )
-    return SourceError(
-        f"input {entry.name!r} mixes layers that share no feature space ({listed}); give each an "
-        "input of its own."
-    )
-
-
-def _place_of(entry: Input) -> str:
-    return ", ".join(entry.places)
+def _title(settings: CityFile) -> str:
+    return settings.title or settings.id
 
 
 def _raise_nothing(settings: CityFile, failures: Sequence[Failure]) -> None:
@@ -208,151 +178,57 @@ def _raise_nothing(settings: CityFile, failures: Sequence[Failure]) -> None:
     )
 
 
-@contextmanager
-def _staging_folder(target: Path) -> Iterator[Path]:
-    folder = target.parent / f".{target.name}.partial"
-    # pystac takes a path with a suffix for a file, so the catalog is one folder further down.
-    catalog = folder / "catalog"
-    shutil.rmtree(folder, ignore_errors=True)
-    catalog.mkdir(parents=True)
-    try:
-        yield catalog
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _publish(settings: CityFile, kept: Sequence[Registration], room: Room) -> None:
+    title = _title(settings)
+    outputs = Outputs(room.staging / "catalog", room.target)
+    written: dict[str, list[str]] = {}
+    for registration in kept:
+        if registration.is_intact:
+            outputs.keep(registration.record.outputs)
+        else:
+            written[registration.entry.name] = _write_collection(registration, title, outputs, room)
+    children = {r.entry.name: title_of(r.entry) for r in kept}
+    outputs.write_text(CATALOG_FILE, as_text(catalog_document(settings.id, title, children)))
+    intact = {r.entry.name for r in kept if r.is_intact}
+    publish(outputs, {*collections_in(room.target), *written} - intact)
+    for registration in kept:
+        name = registration.entry.name
+        if name in written:
+            found = stamps_below(room.target, written[name], Stamps())
+            write_record(room.target, name, registration.rows, outputs=found, root=title)
 
 
-def _write(
-    settings: CityFile,
-    registered: Sequence[tuple[Input, list[SourceItem]]],
-    *,
-    staging: Path,
-    target: Path,
-) -> None:
-    import pystac
-    from pystac.layout import TemplateLayoutStrategy
-
-    catalog = pystac.Catalog(
-        id=settings.id,
-        description=f"Inputs of {settings.title or settings.id}.",
-        title=settings.title,
+def _write_collection(
+    registration: Registration, title: str, outputs: Outputs, room: Room
+) -> list[str]:
+    """Write what a collection consists of, and give its names."""
+    entry, rows = registration.entry, registration.rows
+    items = sorted(
+        (item for row in rows for item in json.loads(row.text or "[]")), key=lambda i: str(i["id"])
     )
-    for entry, made in registered:
-        for source_item in made:
-            _write_table(source_item, staging / entry.name, target / entry.name)
-        collection = _collection(entry, made)
-        write_geoparquet(collection, staging / f"{entry.name}.parquet")
-        catalog.add_child(collection)
-    catalog.normalize_hrefs(str(staging), strategy=TemplateLayoutStrategy(item_template="items"))
-    catalog.save(catalog_type=pystac.CatalogType.SELF_CONTAINED)
+    coding = next(coding for row in rows for coding in row.codings)
+    collection = collection_document(entry, items, coding)
+    names = [f"{entry.name}.parquet", f"{entry.name}/collection.json"]
+    outputs.write_text(names[1], as_text(linked_collection(collection, items, title)))
+    intact = intact_items(registration, room)
+    for item in items:
+        names.append(f"{entry.name}/items/{item['id']}.json")
+        if item["id"] in intact:
+            outputs.keep([names[-1]])
+        else:
+            outputs.write_text(names[-1], as_text(linked_item(item)))
+    write_geoparquet(collection, items, outputs.new(names[0]))
+    for row in rows:
+        for name in row.tables:
+            _publish_table(row, name, outputs, room)
+            names.append(name)
+    outputs.keep([record_name(entry.name)])
+    return names
 
 
-def _write_table(made: SourceItem, staging: Path, target: Path) -> None:
-    import pystac
-
-    table = made.table
-    if table is None:
-        return
-    name = f"{made.item.id}.parquet"
-    staging.mkdir(exist_ok=True)
-    table.frame.to_parquet(staging / name, index=False, compression="zstd", **table.parquet)
-    made.item.add_asset(
-        table.asset,
-        pystac.Asset(
-            href=(target / name).as_posix(),
-            media_type=PARQUET_TYPE,
-            roles=["data", table.asset],
-            extra_fields={**table.fields, **file_facts(str(staging / name))},
-        ),
-    )
-
-
-def _collection(entry: Input, made: Sequence[SourceItem]) -> pystac.Collection:
-    import pystac
-
-    items = [source_item.item for source_item in made]
-    made_up = " Synthetic: made-up data." if entry.synthetic else ""
-    citation = _citation_fields(entry)
-    collection = pystac.Collection(
-        id=entry.name,
-        title=entry.title,
-        description=f"{entry.title or entry.name}, input of kind {entry.source}.{made_up}",
-        license=entry.license or _published(entry, "license") or "other",
-        extent=pystac.Extent.from_items(items),
-        extra_fields=_our_fields(entry, made[0].coding) | citation,
-        stac_extensions=[LCZCUBE_URI, *([SCIENTIFIC_URI] if citation else [])],
-        keywords=["synthetic"] if entry.synthetic else None,
-    )
-    collection.add_items(items)
-    return collection
-
-
-def _our_fields(entry: Input, coding: Mapping[str, str]) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "ai_derived": entry.ai_derived,
-        "synthetic": entry.synthetic,
-        "license_note": entry.license_note or _published(entry, "license_note"),
-        **entry.layer_fields,
-        **coding,
-    }
-    return {f"lczcube:{k}": values[k] for k in _FIELDS if values.get(k) is not None}
-
-
-def _citation_fields(entry: Input) -> dict[str, Any]:
-    citation, doi = _published(entry, "citation"), _published(entry, "doi")
-    if citation is None:
-        return {}
-    return {
-        "sci:citation": citation,
-        "sci:publications": [{"doi": doi, "citation": citation}],
-    }
-
-
-def _published(entry: Input, name: str) -> str | None:
-    """What the publisher of an input says; nothing for made-up data."""
-    if entry.publication is None or entry.synthetic:
-        return None
-    return str(getattr(entry.publication, name))
-
-
-def _move(staging: Path, target: Path) -> None:
-    if not target.exists() or not any(target.iterdir()):
-        staging.replace(target)
-        return
-    written = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
-    stale = [path for path in _owned(target) if path not in set(written)]
-    # The catalog names the rest, so it comes last: a reader never finds a link to nothing.
-    for name in sorted(written, key=lambda path: path == Path(CATALOG_FILE)):
-        _replace(staging / name, target / name)
-    for name in stale:
-        (target / name).unlink()
-        _remove_empty(target / name.parent, target)
-
-
-def _owned(target: Path) -> list[Path]:
-    """Files below a catalog that a build wrote: those of the collections it names."""
-    import pystac
-
-    held = pystac.Catalog.from_file(str(target / CATALOG_FILE))
-    names = [Path(link.href).parent.name for link in held.get_child_links()]
-    patterns = ("{0}.parquet", "{0}/collection.json", "{0}/items/*.json", "{0}/*.parquet")
-    files = {
-        path
-        for name in names
-        if _SAFE_NAME.fullmatch(name)
-        for pattern in patterns
-        for path in target.glob(pattern.format(name))
-    }
-    return sorted(path.relative_to(target) for path in files)
-
-
-def _replace(src: Path, dst: Path) -> None:
-    if dst.is_file() and filecmp.cmp(src, dst, shallow=False):
-        return
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    src.replace(dst)
-
-
-def _remove_empty(folder: Path, target: Path) -> None:
-    while folder != target and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+def _publish_table(row: Row, name: str, outputs: Outputs, room: Room) -> None:
+    staged = staged_table(row.key, name, room)
+    if staged.exists():
+        staged.replace(outputs.new(name))
+    else:
+        outputs.keep([name])

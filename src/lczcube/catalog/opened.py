@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lczcube.catalog.query import Query, require_bbox, spelt_out
 from lczcube.catalog.stores import Store, open_store
 from lczcube.config import BBox
 from lczcube.errors import CatalogError
-from lczcube.sources.files import first_line, redact
+from lczcube.sources.files import redact
 
 if TYPE_CHECKING:
     import pystac
@@ -37,6 +40,8 @@ class Layer:
         SPDX licence (``other`` if not stated), and what it asks of a map (``""`` if nothing).
     presence_threshold : float or None
         Presence that is a building, 0-1, where the input says one.
+    overviews : bool
+        True where overviews may be read in place of stored pixels.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Layer:
     synthetic: bool
     static: bool
     presence_threshold: float | None = None
+    overviews: bool = False
 
 
 def open_catalog(href: str | Path) -> Catalog:
@@ -124,12 +130,57 @@ class Catalog:
         Raises
         ------
         CatalogError
-            If there is no such collection, or ``datetime`` cannot be read.
+            If there is no such collection, or ``bbox`` or ``datetime`` cannot be read.
         """
-        self._collection(name)
-        when = None if datetime is None else _spelt_out(datetime)
-        found = self._store.items(name, bbox, when)
-        return sorted((_unlinked(item) for item in found), key=lambda item: item.id)
+        return self.search(collections=[name], bbox=bbox, datetime=datetime)
+
+    def search(
+        self,
+        *,
+        collections: Iterable[str] | None = None,
+        bbox: BBox | None = None,
+        datetime: str | None = None,
+        ids: Iterable[str] | None = None,
+        limit: int | None = None,
+    ) -> list[pystac.Item]:
+        """Items of any collections, sorted by collection and id; else as :meth:`items`.
+
+        Parameters
+        ----------
+        collections : iterable of str, optional
+            Default: all.
+        bbox, datetime : optional
+            As in :meth:`items`.
+        ids : iterable of str, optional
+            Ids of items; those that are not there are not missed.
+        limit : int, optional
+            At most so many items: the first ones, but of a STAC API those that it gives first.
+
+        Raises
+        ------
+        CatalogError
+            If there is no such collection, or ``bbox``, ``datetime`` or ``limit`` cannot be used.
+
+        Notes
+        -----
+        Of stac-geoparquet only rows whose bbox and time may match become items; a ``catalog.json``
+        has every item file read.
+        """
+        names = self.collection_ids if collections is None else sorted(set(collections))
+        for name in names:
+            self._collection(name)
+        if limit is not None and limit < 1:
+            raise CatalogError(f"limit = {limit}; at least one item, or no limit at all.")
+        query = Query(
+            collections=tuple(names),
+            bbox=None if bbox is None else require_bbox(bbox),
+            when=None if datetime is None else spelt_out(datetime),
+            ids=None if ids is None else frozenset(ids),
+            limit=limit,
+        )
+        if not names or query.ids == frozenset():
+            return []
+        return [_unlinked(item) for item in islice(self._store.items(query), limit)]
 
     def _collection(self, name: str) -> pystac.Collection:
         collections = self._store.collections
@@ -161,21 +212,8 @@ def _layer(collection: pystac.Collection) -> Layer:
         synthetic=of("synthetic", False),
         static=of("static", False),
         presence_threshold=of("presence_threshold", None),
+        overviews=of("overviews", False),
     )
-
-
-def _spelt_out(datetime: str) -> str:
-    """An instant or interval in full, by pystac-client's own rules."""
-    from pystac_client import ItemSearch
-
-    try:
-        spelt = ItemSearch(url="http://localhost", datetime=datetime).get_parameters()["datetime"]
-    except Exception as error:  # pystac-client raises bare Exception
-        raise CatalogError(
-            f"datetime = {datetime!r} cannot be read ({first_line(error)}); "
-            "write 2024, 2024-06-30, 2023-06/2024-06 or 2020/.. ."
-        ) from error
-    return str(spelt)
 
 
 def _unlinked(item: pystac.Item) -> pystac.Item:

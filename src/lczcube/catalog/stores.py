@@ -1,37 +1,38 @@
-"""Stores of STAC items: a static catalog, a folder of stac-geoparquet, a STAC API."""
+"""Stores of STAC items on disk: a static catalog, a folder of stac-geoparquet."""
 
 from __future__ import annotations
 
+import heapq
+import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
+from lczcube.catalog.api import open_api
+from lczcube.catalog.documents import CATALOG_FILE
 from lczcube.catalog.geoparquet import read_collections, read_items
-from lczcube.config import BBox
+from lczcube.catalog.query import Query
+from lczcube.catalog.reading import item_of
 from lczcube.errors import CatalogError, MissingInputError
 from lczcube.sources.files import first_line, redact
 
 if TYPE_CHECKING:
     import pystac
-    import pystac_client
-
-CATALOG_FILE = "catalog.json"
-
-_T = TypeVar("_T")
 
 
 class Store(Protocol):
-    """Where items are kept; ``when`` is an instant or interval spelt out."""
+    """Where items are kept."""
 
     @property
     def collections(self) -> dict[str, pystac.Collection]:
         """Collections by id."""
         ...
 
-    def items(self, name: str, bbox: BBox | None, when: str | None) -> Iterable[pystac.Item]:
-        """Items of a collection that meet a bbox (EPSG:4326) and a time, in any order."""
+    def items(self, query: Query) -> Iterable[pystac.Item]:
+        """Items that answer a query, sorted by collection and id, hrefs absolute."""
         ...
 
 
@@ -44,7 +45,7 @@ def open_store(href: str) -> Store:
         If nothing is there, or what is there is no STAC catalog.
     """
     if "://" in href:
-        return _static(href) if href.endswith(".json") else _api(href)
+        return _static(href) if href.endswith(".json") else open_api(href)
     path = Path(os.path.abspath(href))
     if path.is_dir():
         return _folder(path)
@@ -80,19 +81,6 @@ def _folder(path: Path) -> Store:
     )
 
 
-def _api(url: str) -> Store:
-    import pystac_client
-    from pystac_client.exceptions import APIError
-    from requests import RequestException
-
-    try:
-        return _ApiStore(pystac_client.Client.open(url))
-    except (APIError, RequestException, ValueError, KeyError) as error:
-        raise CatalogError(
-            f"{redact(url)} answers as no STAC API ({first_line(error)}); check the URL."
-        ) from error
-
-
 class _StaticStore:
     """A catalog.json and what it links to."""
 
@@ -103,12 +91,34 @@ class _StaticStore:
     def collections(self) -> dict[str, pystac.Collection]:
         return {child.id: child for child in self._root.get_all_collections()}
 
-    def items(self, name: str, bbox: BBox | None, when: str | None) -> Iterable[pystac.Item]:
-        for item in self.collections[name].get_items(recursive=True):
-            if _matches(item, bbox, when):
-                copy = item.clone()
-                copy.make_asset_hrefs_absolute()
-                yield copy
+    def items(self, query: Query) -> Iterator[pystac.Item]:
+        for name in query.collections:
+            found = _items_below(self.collections[name], query)
+            yield from sorted(found, key=lambda item: item.id)
+
+
+def _items_below(catalog: pystac.Catalog, query: Query) -> Iterator[pystac.Item]:
+    """Items of a catalog and of those below it that answer a query.
+
+    Every item is read, as pystac would, but only those that may match become its objects.
+    """
+    import pystac
+
+    for link in catalog.get_item_links():
+        href = link.get_absolute_href() or ""
+        try:
+            values = json.loads(pystac.StacIO.default().read_text(href))
+            if not query.may_match(values):
+                continue
+            item = item_of(values, href)
+        except (pystac.STACError, pystac.STACTypeError, ValueError, KeyError, OSError) as error:
+            raise CatalogError(
+                f"{redact(href)} is no STAC item ({first_line(error)}); build the catalog again, "
+                "or fetch it again."
+            ) from error
+        if query.matches(item):
+            yield item
+    yield from chain.from_iterable(_items_below(child, query) for child in catalog.get_children())
 
 
 class _ParquetStore:
@@ -121,94 +131,15 @@ class _ParquetStore:
     def collections(self) -> dict[str, pystac.Collection]:
         return {collection.id: collection for _, collection in self._described}
 
-    def items(self, name: str, bbox: BBox | None, when: str | None) -> Iterable[pystac.Item]:
-        for path, collection in self._described:
-            if collection.id == name:
-                yield from (item for item in read_items(path, name) if _matches(item, bbox, when))
+    def items(self, query: Query) -> Iterator[pystac.Item]:
+        for name in query.collections:
+            found = [
+                read_items(path, name, query)
+                for path, collection in self._described
+                if collection.id == name
+            ]
+            yield from heapq.merge(*found, key=lambda item: item.id)
 
     @cached_property
     def _described(self) -> list[tuple[Path, pystac.Collection]]:
         return [(path, made) for path in self._tables for made in read_collections(path)]
-
-
-class _ApiStore:
-    """A STAC API: it filters, we sort."""
-
-    def __init__(self, client: pystac_client.Client) -> None:
-        self._client = client
-
-    @cached_property
-    def collections(self) -> dict[str, pystac.Collection]:
-        return _asked(lambda: {c.id: c for c in self._client.get_collections()})
-
-    def items(self, name: str, bbox: BBox | None, when: str | None) -> Iterable[pystac.Item]:
-        def search() -> list[pystac.Item]:
-            asked = self._client.search(
-                method=self._method, collections=[name], bbox=bbox, datetime=when
-            )
-            return list(asked.items())
-
-        return _asked(search)
-
-    @property
-    def _method(self) -> str:
-        """POST, unless the API only offers GET; pystac-client does not look, and warns."""
-        links = self._client.get_links("search")
-        offered = {link.extra_fields.get("method", "GET") for link in links}
-        return "GET" if offered == {"GET"} else "POST"
-
-
-def _asked(question: Callable[[], _T]) -> _T:
-    from pystac_client.exceptions import APIError
-    from requests import RequestException
-
-    try:
-        return question()
-    except (APIError, NotImplementedError, RequestException) as error:
-        raise CatalogError(
-            f"the STAC API failed ({first_line(error)}); try again, or bring the data home."
-        ) from error
-
-
-def _matches(item: pystac.Item, bbox: BBox | None, when: str | None) -> bool:
-    return _meets_bbox(item, bbox) and _meets_time(item, when)
-
-
-def _meets_bbox(item: pystac.Item, bbox: BBox | None) -> bool:
-    import shapely
-    from shapely.geometry import shape
-
-    if bbox is None:
-        return True
-    if item.geometry is None:
-        return False
-    west, south, east, north = bbox
-    spans = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
-    geometry = shape(item.geometry)
-    return any(geometry.intersects(shapely.box(w, south, e, north)) for w, e in spans)
-
-
-def _meets_time(item: pystac.Item, when: str | None) -> bool:
-    if when is None:
-        return True
-    start, _, end = when.partition("/")
-    first, last = _interval(item)
-    asked_first = None if start in ("", "..") else start
-    asked_last = None if end == ".." else (end or asked_first)
-    return (asked_last is None or first <= _instant(asked_last)) and (
-        asked_first is None or last >= _instant(asked_first)
-    )
-
-
-def _interval(item: pystac.Item) -> tuple[Any, Any]:
-    """Start and end of an item; as in pgstac, an interval counts before ``datetime``."""
-    common = item.common_metadata
-    if common.start_datetime is not None and common.end_datetime is not None:
-        return common.start_datetime, common.end_datetime
-    return item.datetime, item.datetime
-
-
-def _instant(text: str) -> Any:
-    from pystac.utils import str_to_datetime
-
-    return str_to_datetime(text)

@@ -1,17 +1,28 @@
-"""Labels: the table, burning on a grid, splits that do not leak, and a measure of the leak."""
+"""Labels: table, burning on a grid, quality, splits that do not leak, and a measure of the leak."""
 
 from lczcube.labels.burn import label_cells, rasterize_labels
+from lczcube.labels.flags import QualityRules
 from lczcube.labels.leakage import LeakageReport, leakage_report
+from lczcube.labels.overlaps import LabelComparison, compare_labels
+from lczcube.labels.quality import QualityReport, check_labels, drop_suspects
+from lczcube.labels.quality_plot import plot_suspects
 from lczcube.labels.splits import Roles, Split, split_labels
 from lczcube.labels.table import read_labels, require_labels
 from lczcube.labels.template import write_template
 
 __all__ = [
+    "LabelComparison",
     "LeakageReport",
+    "QualityReport",
+    "QualityRules",
     "Roles",
     "Split",
+    "check_labels",
+    "compare_labels",
+    "drop_suspects",
     "label_cells",
     "leakage_report",
+    "plot_suspects",
     "rasterize_labels",
     "read_labels",
     "require_labels",

@@ -58,7 +58,8 @@ def read_labels(
     Parameters
     ----------
     catalog : Catalog
-        Holds the label inputs; each of their items has an asset ``labels``.
+        Holds the label inputs; each of their items has an asset ``labels``. Items that have
+        ``patches`` in its place hold no label and are passed over.
     names : sequence of str
         Names of label inputs.
     crs : str, optional
@@ -84,7 +85,8 @@ def read_labels(
     CatalogError
         If the catalog has no input of that name.
     LabelError
-        If no label is found, if a table breaks the format, or if patch ids repeat.
+        If no label is found, if an input holds patches without labels only, if a table breaks the
+        format, or if patch ids repeat.
     MissingInputError
         If a label table is not there.
     """
@@ -92,7 +94,7 @@ def read_labels(
     tables = [
         _prepare(_read_table(item), crs=target, cities=cities or {})
         for name in names
-        for item in catalog.items(name)
+        for item in _labelled_items(catalog, name)
     ]
     filled = [table for table in tables if len(table)]
     if not filled:
@@ -159,6 +161,18 @@ def require_labels(
 
 def _is_set(labels: gpd.GeoDataFrame) -> npt.NDArray[np.bool_]:
     return np.asarray(labels["admissible"].fillna("").str.contains(" ", regex=False), dtype=bool)
+
+
+def _labelled_items(catalog: Catalog, name: str) -> list[pystac.Item]:
+    items = catalog.items(name)
+    labelled = [item for item in items if "labels" in item.assets or "patches" not in item.assets]
+    if items and not labelled:
+        raise LabelError(
+            f"input {name!r} holds patches without labels ({len(items)} tables, such as "
+            f"{items[0].id}), which cannot be learnt from. Put the files with the labels beside "
+            "their geolocation, and build the catalog again."
+        )
+    return labelled
 
 
 def _read_table(item: pystac.Item) -> gpd.GeoDataFrame:

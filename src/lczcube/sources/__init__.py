@@ -14,24 +14,34 @@ from pydantic import Field
 
 from lczcube.sources import (
     alphaearth,
+    canopy,
     label_raster,
+    lcz_map,
     open_buildings,
+    osm,
+    osm_raster,
     patches,
     polygons,
     raster,
+    so2sat,
     tessera,
     training_areas,
 )
 from lczcube.sources.alphaearth import AlphaEarthInput
+from lczcube.sources.canopy import CanopyInput
 from lczcube.sources.files import SourceFile, expand_hrefs
 from lczcube.sources.footprints import BBox
 from lczcube.sources.inputs import EmbeddingInput, Input
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_raster import LabelRasterInput
+from lczcube.sources.lcz_map import LczMapInput
 from lczcube.sources.open_buildings import OpenBuildingsInput
+from lczcube.sources.osm import OsmInput
+from lczcube.sources.osm_raster import OsmRasterInput
 from lczcube.sources.patches import PatchesInput
 from lczcube.sources.polygons import PolygonsInput
 from lczcube.sources.raster import RasterInput
+from lczcube.sources.so2sat import So2SatInput
 from lczcube.sources.tessera import TesseraInput
 from lczcube.sources.training_areas import TrainingAreasInput
 
@@ -50,11 +60,16 @@ AnyInput = Annotated[
     RasterInput
     | AlphaEarthInput
     | TesseraInput
+    | CanopyInput
+    | LczMapInput
+    | OsmInput
+    | OsmRasterInput
     | PolygonsInput
     | TrainingAreasInput
     | OpenBuildingsInput
     | LabelRasterInput
-    | PatchesInput,
+    | PatchesInput
+    | So2SatInput,
     Field(discriminator="source"),
 ]
 """An ``[[input]]`` table of any kind."""
@@ -69,11 +84,16 @@ _MODULES: Mapping[str, ModuleType] = {
     "raster": raster,
     "alphaearth": alphaearth,
     "tessera": tessera,
+    "osm": osm,
+    "osm_raster": osm_raster,
     "open_buildings": open_buildings,
+    "lcz_map": lcz_map,
+    "canopy": canopy,
     "polygons": polygons,
     "training_areas": training_areas,
     "label_raster": label_raster,
     "patches": patches,
+    "so2sat": so2sat,
 }
 
 

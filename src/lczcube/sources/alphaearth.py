@@ -96,6 +96,8 @@ class AlphaEarthInput(EmbeddingInput):
         citation="Brown, C. F. et al. (2025): AlphaEarth Foundations: An embedding field model for "
         "accurate and efficient global mapping from sparse label data. arXiv:2507.22291",
         doi="10.48550/arXiv.2507.22291",
+        producer="Google and Google DeepMind",
+        url="https://deepmind.google/science/alphaearth",
     )
 
     source: Literal["alphaearth"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lczcube.errors import LabelError
-from lczcube.lcz import N_CLASSES, NODATA, code_of
+from lczcube.lcz import MOST_LISTED, N_CLASSES, NODATA, code_of, listed_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,10 +90,13 @@ def raise_bad(bad: npt.NDArray[np.int64], counts: npt.NDArray[np.intp], where: s
         Always.
     """
     values = np.unique(bad)
-    listed = ", ".join(f"{v} ({counts[bad == v].sum()} times)" for v in values)
+    listed = listed_codes(values, [counts[bad == v].sum() for v in values])
     remedy = ", ".join(str(v) for v in values)
-    droppable = all(1 <= v <= 255 for v in values)
-    advice = f"Set drop_classes = [{remedy}]" if droppable else "Set nodata, or recode them"
+    advice = "Set nodata, or recode them"
+    if len(values) > MOST_LISTED:
+        advice = "These are likely no zones; name the column, band or file that holds some"
+    elif all(1 <= v <= 255 for v in values):
+        advice = f"Set drop_classes = [{remedy}]"
     raise LabelError(
         f"{where} holds LCZ code {listed}; codes are 1-{N_CLASSES}, 0 for no data. {advice}."
     )

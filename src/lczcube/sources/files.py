@@ -4,9 +4,12 @@ import glob
 import hashlib
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 from lczcube.errors import ConfigError, LczcubeError, MissingInputError, SourceError
@@ -20,6 +23,7 @@ MEDIA_TYPES = {
     ".fgb": "application/vnd.flatgeobuf",
     ".geojson": "application/geo+json",
     ".gpkg": "application/geopackage+sqlite3",
+    ".h5": "application/x-hdf5",
     ".jp2": "image/jp2",
     ".json": "application/geo+json",
     ".kml": "application/vnd.google-earth.kml+xml",
@@ -69,6 +73,9 @@ class SourceFile:
     is_found: bool = False
     fault: LczcubeError | None = None
 
+
+_silence_lock = Lock()
+_silences: "list[warnings.catch_warnings[None]]" = []  # the same one, for each that is inside
 
 AnyFile = TypeVar("AnyFile", bound=SourceFile)
 
@@ -282,6 +289,28 @@ def first_line(error: Exception) -> str:
     """First line of an error's message, without secrets and final stop."""
     lines = str(error).strip().splitlines()
     return redact(lines[0]).rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """No warning is shown or raised inside, in any number of threads at once.
+
+    ``warnings.catch_warnings`` alone restores in the order of leaving, and so leaks from one thread
+    to another: here the first to enter silences, the last to leave restores.
+    """
+    with _silence_lock:
+        silence = _silences[0] if _silences else warnings.catch_warnings()
+        if not _silences:
+            silence.__enter__()
+            warnings.simplefilter("ignore")
+        _silences.append(silence)
+    try:
+        yield
+    finally:
+        with _silence_lock:
+            _silences.pop()
+            if not _silences:
+                silence.__exit__(None, None, None)
 
 
 def _fill(

@@ -32,6 +32,9 @@ SafeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_leng
 
 Year = Annotated[int, Field(ge=1900, le=2100)]
 
+SpdxId = Annotated[str, Field(pattern=r"^[A-Za-z0-9.+-]+$")]
+"""An SPDX licence id such as ``CC-BY-4.0``, or ``other``."""
+
 
 class Table(BaseModel):
     """A table of a TOML file: unknown keys and wrong types are errors, values are frozen."""
@@ -51,12 +54,16 @@ class Publication:
         What the licence asks of a map made with it.
     citation, doi : str
         The paper to cite.
+    producer, url : str
+        Who publishes it, and where; ``""`` for nobody in particular.
     """
 
     license: str
     license_note: str
     citation: str
     doi: str
+    producer: str = ""
+    url: str = ""
 
 
 class Input(Table):
@@ -81,6 +88,9 @@ class Input(Table):
         True for made-up data; every product made of it says so.
     ai_derived : bool
         True for products of a model (canopy heights, LCZ maps).
+    checksums : bool
+        True to read every file of pixels for its SHA-256; default: its size alone, as they may be
+        gigabytes. Files of labels are read anyway, and have theirs.
     """
 
     kind: ClassVar[Kind]
@@ -95,10 +105,11 @@ class Input(Table):
     years: Annotated[tuple[Year, ...], BeforeValidator(as_tuple)] = ()
     city: SafeName | None = None
     title: str | None = None
-    license: str | None = None
+    license: SpdxId | None = None
     license_note: str | None = None
     synthetic: bool = False
     ai_derived: bool = False
+    checksums: bool = False
 
     @property
     def all_years(self) -> tuple[int, ...]:
@@ -118,6 +129,10 @@ class Input(Table):
         ``presence_threshold`` where the input decides them; see :class:`lczcube.catalog.Layer`.
         """
         return {"layer": "labels"}
+
+    def published_as(self, _product: str = "") -> Publication | None:
+        """What the publisher says of a product; nothing where nobody published it."""
+        return self.publication
 
     @model_validator(mode="after")
     def _check_years(self) -> "Input":
@@ -141,15 +156,12 @@ class EmbeddingInput(Input):
         file that ``href`` names must be of one of them.
     product : str, optional
         Identity of the embedding, where the files do not tell it.
-    checksums : bool
-        True to read every file for its SHA-256; default: its size alone, as tiles are gigabytes.
     """
 
     kind: ClassVar[Kind] = "raster"
     years_in_paths: ClassVar[bool] = True
 
     product: Annotated[str, Field(pattern=r"^\S+$")] | None = None
-    checksums: bool = False
 
     @property
     def layer_fields(self) -> dict[str, Any]:

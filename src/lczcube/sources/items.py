@@ -21,9 +21,25 @@ RASTER_URI = f"{_STAC_EXTENSIONS}/raster/v2.0.0/schema.json"
 FILE_URI = f"{_STAC_EXTENSIONS}/file/v2.1.0/schema.json"
 LABEL_URI = f"{_STAC_EXTENSIONS}/label/v1.0.1/schema.json"
 TABLE_URI = f"{_STAC_EXTENSIONS}/table/v1.2.0/schema.json"
+CLASSIFICATION_URI = f"{_STAC_EXTENSIONS}/classification/v2.0.0/schema.json"
 SCIENTIFIC_URI = f"{_STAC_EXTENSIONS}/scientific/v1.0.0/schema.json"
 ZARR_URI = f"{_STAC_EXTENSIONS}/zarr/v1.1.0/schema.json"
+CLASSIFICATION_URI = f"{_STAC_EXTENSIONS}/classification/v2.0.0/schema.json"
 LCZCUBE_URI = "https://lczcube.github.io/schemas/v1.0.0/schema.json"
+
+WRITTEN_URIS = frozenset(
+    (
+        PROJECTION_URI,
+        RASTER_URI,
+        FILE_URI,
+        CLASSIFICATION_URI,
+        LABEL_URI,
+        TABLE_URI,
+        ZARR_URI,
+        LCZCUBE_URI,
+    )
+)
+"""Schemas, in the version that items declare: nothing is to be migrated."""
 
 UNDATED = ("1970-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
 """Interval of an item without a year: it meets every year. ``datetime`` is null then."""
@@ -68,11 +84,15 @@ class SourceItem:
     coding : mapping of str to str
         ``product``, ``decoder`` and ``valid`` where the file decides them; all items of an input
         agree.
+    made_of : tuple of str
+        Local files it was made of, beside the file itself, its assets, and what has their stem: a
+        build reads the file again when one of them changes.
     """
 
     item: pystac.Item
     table: ItemTable | None = None
     coding: Mapping[str, str] = field(default_factory=dict)
+    made_of: tuple[str, ...] = ()
 
 
 def safe_id(text: str) -> str:

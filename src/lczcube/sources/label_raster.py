@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy.typing as npt
 
 from lczcube.errors import SourceError
 from lczcube.lcz import NODATA
-from lczcube.sources.class_codes import codes_of
 from lczcube.sources.files import SourceFile, require_file
 from lczcube.sources.items import SourceItem
 from lczcube.sources.label_tables import LabelInput, Rows, label_item
-from lczcube.sources.raster import open_raster
+from lczcube.sources.lcz_codes import Recode, require_natural, zones_of
+from lczcube.sources.osm_rasterizer import require_no_osm_raster
+from lczcube.sources.raster import open_raster, resolution_m
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -29,13 +31,17 @@ class LabelRasterInput(LabelInput):
     Attributes
     ----------
     nodata : float, optional
-        Code that means "no label", in place of what the files declare. 0 and NaN always do.
+        Code that means "no label", in place of what the files declare. NaN and 0, unless it is
+        recoded, always do.
+    recode : table, optional
+        LCZ 1-17, or 0, of each code, for files with codes of their own: ``{1 = 6, 2 = 11}``.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (".tif", ".tiff", ".vrt")
 
     source: Literal["label_raster"]
     nodata: float | None = None
+    recode: Recode = ()
 
 
 def build_items(entry: LabelRasterInput, file: SourceFile) -> list[SourceItem]:
@@ -48,39 +54,41 @@ def build_items(entry: LabelRasterInput, file: SourceFile) -> list[SourceItem]:
     MissingInputError
         If the file is not there.
     SourceError
-        If it cannot be read, has no CRS, is rotated, or is too large to be read whole.
+        If it cannot be read, has no CRS, is rotated, is too large to be read whole, or is output of
+        osm-rasterizer.
     LabelError
-        If a code is no LCZ and is not in ``drop_classes``.
+        If a code is no LCZ and is not in ``drop_classes``, or is not in ``recode`` where there is
+        one, or if codes 1-10 alone cover much ground.
     """
     require_file(file)
     with open_raster(file) as raster:
+        require_no_osm_raster(raster, file.href)
         if raster.width * raster.height > MAX_PIXELS:
             raise SourceError(
                 f"{file.href} has {raster.width} x {raster.height} pixels; labels are read whole, "
                 f"up to {MAX_PIXELS} pixels. Cut it to the city."
             )
         regions = _regions(_codes(entry, file, raster), raster)
-    return [label_item(entry, file, Rows(regions))]
+        files = tuple(raster.files)  # of a .vrt: those it reads
+    return [replace(label_item(entry, file, Rows(regions)), made_of=files)]
 
 
 def _codes(
     entry: LabelRasterInput, file: SourceFile, raster: DatasetReader
 ) -> npt.NDArray[np.uint8]:
-    import pandas as pd
-
     stored = raster.read(1)
-    nodata = raster.nodata if entry.nodata is None else entry.nodata
     values, inverse, counts = np.unique(stored, return_inverse=True, return_counts=True)
-    missing = np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), bool)
-    if nodata is not None:
-        missing |= values == nodata
-    codes = codes_of(
-        pd.Series(np.where(missing, NODATA, values)),
+    zones = zones_of(
+        values,
+        counts,
+        nodata=raster.nodata if entry.nodata is None else entry.nodata,
+        recode=entry.recode,
         drop_classes=entry.drop_classes,
-        counts=counts,
         where=file.href,
     )
-    return codes.astype(np.uint8)[inverse].reshape(stored.shape)
+    if not entry.recode:
+        require_natural(values, counts, zones, pixel_m=resolution_m(raster), where=file.href)
+    return zones[inverse].reshape(stored.shape)
 
 
 def _regions(codes: npt.NDArray[np.uint8], raster: DatasetReader) -> gpd.GeoDataFrame:

@@ -33,9 +33,13 @@ from lczcube.sources.items import (
 if TYPE_CHECKING:
     import geopandas as gpd
     import pandas as pd
+    import pystac
 
 LABELS_ASSET = "labels"
 """Asset of a label item that is its table."""
+
+PATCHES_ASSET = "patches"
+"""Asset of an item of patches without labels: a table with the same columns, but for ``lcz``."""
 
 TABLE_COLUMNS = {
     "patch_id": ("string", "Unique id of the label"),
@@ -56,8 +60,15 @@ TABLE_COLUMNS = {
 }
 """Columns of a label table, in order: STAC type and description."""
 
+OPTIONAL_COLUMNS = {"alternative": ("uint8", "Another zone that is admissible, 0 if none")}
+"""Columns that come last where a source has them."""
+
 SPLITS = {"train": "training", "val": "validation", "valid": "validation", "test": "testing"}
 """Short names of splits, spelt out."""
+
+
+DropClasses = Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(as_tuple)]
+"""Codes to leave out."""
 
 
 class LabelInput(Input):
@@ -71,9 +82,7 @@ class LabelInput(Input):
 
     kind: ClassVar[Kind] = "labels"
 
-    drop_classes: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=255)], ...], BeforeValidator(as_tuple)
-    ] = ()
+    drop_classes: DropClasses = ()
 
 
 @dataclass(frozen=True)
@@ -84,8 +93,9 @@ class Rows:
     ----------
     frame : geopandas.GeoDataFrame
         Polygons in the file's CRS; further columns ``lcz`` (as the publisher codes it) and,
-        where the source has them, ``group``, ``split``, ``weight``, ``id``, ``year``,
-        ``license``, ``x0``, ``y0``, ``size_m``. A column ``class_set`` in place of ``lcz`` holds
+        where the source has them, ``group``, ``split``, ``weight``, ``year``, ``license``,
+        ``alternative`` (coded as ``lcz``), ``x0``, ``y0``, ``size_m``, and ``id`` (of the row in
+        its file) or ``patch_id`` (in the input). A column ``class_set`` in place of ``lcz`` holds
         the classes that a label may be; see :func:`lczcube.sources.class_sets.sets_of`.
     n_repaired : int
         Geometries that were invalid and were made valid.
@@ -93,12 +103,15 @@ class Rows:
         Rows without a geometry, an area or a class.
     properties : mapping of str to object
         Further properties of the item.
+    assets : mapping of str to pystac.Asset, optional
+        The files they were read from. Default: the file, with its checksum, as ``source``.
     """
 
     frame: gpd.GeoDataFrame
     n_repaired: int = 0
     n_dropped: int = 0
     properties: Mapping[str, Any] = field(default_factory=dict)
+    assets: Mapping[str, pystac.Asset] | None = None
 
 
 def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
@@ -111,36 +124,77 @@ def label_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
     SourceError
         If ids repeat, or a weight is not a number of 0 or more.
     """
-    import shapely
-
     crs = crs_name_of(rows.frame)
     table, n_without = _table(entry, file, rows.frame, crs)
+    return _source_item(
+        file,
+        rows,
+        table,
+        asset=LABELS_ASSET,
+        extensions=(LABEL_URI,),
+        properties={
+            **_label_fields(entry, table),
+            "lczcube:n_repaired": rows.n_repaired,
+            "lczcube:n_dropped": rows.n_dropped + n_without,
+        },
+    )
+
+
+def patch_item(entry: LabelInput, file: SourceFile, rows: Rows) -> SourceItem:
+    """The table of patches that have no labels, and its STAC item, which lacks ``patches`` yet.
+
+    Such a table can be aggregated and measured for leaks; :func:`lczcube.labels.table.read_labels`
+    does not take it for labels.
+
+    Raises
+    ------
+    SourceError
+        If ids repeat.
+    """
+    crs = crs_name_of(rows.frame)
+    columns = _columns(entry, file, rows.frame, _patch_ids(entry, file, rows.frame), crs)
+    table = columns[[name for name in TABLE_COLUMNS if name not in ("lcz", "admissible")]]
+    return _source_item(file, rows, table, asset=PATCHES_ASSET, extensions=(), properties={})
+
+
+def _source_item(
+    file: SourceFile,
+    rows: Rows,
+    table: gpd.GeoDataFrame,
+    *,
+    asset: str,
+    extensions: Sequence[str],
+    properties: Mapping[str, Any],
+) -> SourceItem:
+    import shapely
+
+    crs = crs_name_of(table)
     hull = shapely.convex_hull(shapely.geometrycollections(table.geometry.to_numpy()))
-    properties = {
-        **crs_fields(crs),
-        "proj:bbox": [float(v) for v in table.total_bounds],
-        **_label_fields(entry, table),
-        "lczcube:n_repaired": rows.n_repaired,
-        "lczcube:n_dropped": rows.n_dropped + n_without,
-        **rows.properties,
-    }
     item = new_item(
         file.item_id,
         footprint(hull, crs, where=file.href),
         year=file.year,
-        properties=properties,
-        extensions=(PROJECTION_URI, LABEL_URI, TABLE_URI, FILE_URI, LCZCUBE_URI),
+        properties={
+            **crs_fields(crs),
+            "proj:bbox": [float(v) for v in table.total_bounds],
+            **properties,
+            **rows.properties,
+        },
+        extensions=(PROJECTION_URI, TABLE_URI, FILE_URI, LCZCUBE_URI, *extensions),
     )
-    item.add_asset("source", _source_asset(file))
-    return SourceItem(item, ItemTable(table, LABELS_ASSET, _asset_fields(table)))
+    assets = {"source": _source_asset(file)} if rows.assets is None else rows.assets
+    for key, held in assets.items():
+        item.add_asset(key, held)
+    return SourceItem(item, ItemTable(table, asset, _asset_fields(table)))
 
 
 def _asset_fields(table: gpd.GeoDataFrame) -> dict[str, Any]:
     """Table-extension fields of the asset that holds a label table."""
+    known = TABLE_COLUMNS | OPTIONAL_COLUMNS
     return {
         "table:columns": [
-            {"name": name, "type": type_, "description": description}
-            for name, (type_, description) in TABLE_COLUMNS.items()
+            {"name": name, "type": known[name][0], "description": known[name][1]}
+            for name in table.columns
         ],
         "table:primary_geometry": "geometry",
         "table:row_count": len(table),
@@ -171,7 +225,6 @@ def column_of(frame: pd.DataFrame, column: str, key: str, *, where: str) -> pd.S
 def _table(
     entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame, crs: str
 ) -> tuple[gpd.GeoDataFrame, int]:
-    import geopandas as gpd
 
     codes, admissible = _classes(entry, file, frame)
     labelled = admissible != ""
@@ -182,24 +235,43 @@ def _table(
         )
     kept = frame[labelled].reset_index(drop=True)
     ids = _patch_ids(entry, file, frame)[labelled].reset_index(drop=True)
+    table = _columns(entry, file, kept, ids, crs).assign(
+        lcz=codes[labelled], admissible=admissible[labelled]
+    )
+    optional = [name for name in OPTIONAL_COLUMNS if name in table]
+    return table[[*TABLE_COLUMNS, *optional]], int((~labelled).sum())
+
+
+def _columns(
+    entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame, ids: pd.Series, crs: str
+) -> gpd.GeoDataFrame:
+    """All columns of a table but its classes."""
+    import geopandas as gpd
+
     columns = {
         "patch_id": ids,
         "city": file.city,
-        "group": _groups(entry, kept, ids),
-        "lcz": codes[labelled],
-        "admissible": admissible[labelled],
-        "split": _splits(kept),
-        "weight": _weights(kept, file),
-        "year": kept.get("year", np.full(len(kept), file.year or 0, dtype=np.int32)),
+        "group": _groups(entry, frame, ids),
+        "split": _splits(frame),
+        "weight": _weights(frame, file),
+        "year": frame.get("year", np.full(len(frame), file.year or 0, dtype=np.int32)),
         "source": entry.name,
-        "license": kept.get("license", entry.license or ""),
+        "license": frame.get("license", _license(entry)),
         "crs": crs,
-        "x0": _lengths(kept, "x0"),
-        "y0": _lengths(kept, "y0"),
-        "size_m": _lengths(kept, "size_m"),
+        "x0": _lengths(frame, "x0"),
+        "y0": _lengths(frame, "y0"),
+        "size_m": _lengths(frame, "size_m"),
     }
-    table = gpd.GeoDataFrame(columns, geometry=kept.geometry.array, crs=frame.crs)
-    return table[list(TABLE_COLUMNS)], int((~labelled).sum())
+    for name in OPTIONAL_COLUMNS:
+        if name in frame:
+            others = codes_of(frame[name], drop_classes=entry.drop_classes, where=file.href)
+            columns[name] = others.astype(np.uint8)
+    return gpd.GeoDataFrame(columns, geometry=frame.geometry.array, crs=frame.crs)
+
+
+def _license(entry: LabelInput) -> str:
+    publication = None if entry.synthetic else entry.published_as()
+    return entry.license or (publication.license if publication else "")
 
 
 def _classes(
@@ -221,10 +293,13 @@ def _texts(sets: Sequence[Set[int]]) -> npt.NDArray[np.object_]:
 def _patch_ids(entry: LabelInput, file: SourceFile, frame: gpd.GeoDataFrame) -> pd.Series:
     import pandas as pd
 
-    prefix = f"{entry.name}/{file.item_id.removeprefix(entry.name + '_')}"
-    if "id" not in frame:
-        return pd.Series([f"{prefix}/{n:06d}" for n in range(len(frame))])
-    ids = frame["id"].map(_text)
+    if "patch_id" in frame:
+        prefix, ids = entry.name, frame["patch_id"]
+    else:
+        prefix = f"{entry.name}/{file.item_id.removeprefix(entry.name + '_')}"
+        if "id" not in frame:
+            return pd.Series([f"{prefix}/{n:06d}" for n in range(len(frame))])
+        ids = frame["id"].map(_text)
     repeated = sorted(set(ids[ids.duplicated()]))
     if repeated:
         raise SourceError(

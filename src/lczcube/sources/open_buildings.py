@@ -100,8 +100,6 @@ class OpenBuildingsInput(Input):
         the pixels of 0.5 m below it, or their ``sum``.
     presence_threshold : float, optional
         Presence that is a building, 0-1. Default: Google's 0.34.
-    checksums : bool
-        True to read every file for its SHA-256; default: its size alone, as tiles are gigabytes.
     """
 
     kind: ClassVar[Kind] = "raster"
@@ -113,6 +111,8 @@ class OpenBuildingsInput(Input):
         citation="Sirko, W. et al. (2023): High-resolution building and road detection from "
         "Sentinel-2. arXiv:2310.11622",
         doi="10.48550/arXiv.2310.11622",
+        producer="Google Research",
+        url="https://sites.research.google/gr/open-buildings/temporal/",
     )
 
     source: Literal["open_buildings"]
@@ -121,7 +121,6 @@ class OpenBuildingsInput(Input):
     ai_derived: bool = True
     count: Literal["mean", "sum"] = "mean"
     presence_threshold: Annotated[float, Field(gt=0, le=1)] | None = None
-    checksums: bool = False
 
     @property
     def places(self) -> tuple[str, ...]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import model_validator
 
 from lczcube.errors import SourceError
 from lczcube.sources.class_folders import class_of_name, classes_of, require_classes
-from lczcube.sources.files import SourceFile, first_line, require_file
+from lczcube.sources.files import SourceFile, first_line, require_file, without_warnings
 from lczcube.sources.items import SourceItem
 from lczcube.sources.kml import Kml, Placemark, is_kml, read_kml
 from lczcube.sources.label_tables import LabelInput, Rows, column_of, label_item
@@ -26,6 +26,14 @@ LAYER_COLUMN = "layer"
 
 CLOSED_COLUMN = "_closed"
 """Column of a KML's table: True where a ring did not end where it began, and was closed."""
+
+GEOCLIMATE_COLUMN = "LCZ_PRIMARY"
+"""Class column of GeoClimate's maps."""
+
+GEOCLIMATE_NOTE = (
+    "Zones by the rules of GeoClimate from vector data (OpenStreetMap or BD TOPO), not by a model; "
+    "the licence of those data holds."
+)
 
 _POLYGONAL = ("Polygon", "MultiPolygon")
 
@@ -45,6 +53,9 @@ class PolygonsInput(LabelInput):
         Column of the unit that is never split between folds. Default: every row is its own.
     split_column, weight_column : str, optional
         Columns of the publisher's split and of a weight. Default: none, and 1.
+    alternative_column : str, optional
+        Column of a second class that is admissible too, such as GeoClimate's ``LCZ_SECONDARY``.
+        It is kept in the table, as ``alternative``; nothing is trained or scored by it.
     """
 
     suffixes: ClassVar[tuple[str, ...]] = (
@@ -57,6 +68,7 @@ class PolygonsInput(LabelInput):
     group_column: str | None = None
     split_column: str | None = None
     weight_column: str | None = None
+    alternative_column: str | None = None
 
     @model_validator(mode="after")
     def _check_classes(self) -> PolygonsInput:
@@ -88,13 +100,17 @@ def build_items(entry: PolygonsInput, file: SourceFile) -> list[SourceItem]:
         "group": (entry.group_column, "group_column"),
         "split": (entry.split_column, "split_column"),
         "weight": (entry.weight_column, "weight_column"),
+        "alternative": (entry.alternative_column, "alternative_column"),
     }
     columns = {
         key: column_of(frame, column, option, where=file.href)
         for key, (column, option) in named.items()
         if column is not None
     }
-    return [label_item(entry, file, polygon_rows(frame, columns, file))]
+    rows = polygon_rows(frame, columns, file)
+    if entry.class_column == GEOCLIMATE_COLUMN:
+        rows = replace(rows, properties={"lczcube:note": GEOCLIMATE_NOTE})
+    return [label_item(entry, file, rows)]
 
 
 def read_polygons(file: SourceFile, class_column: str) -> gpd.GeoDataFrame:
@@ -170,9 +186,8 @@ def placemark_frame(
 def _read_layer(href: str, layer: str) -> gpd.GeoDataFrame:
     import pyogrio
 
-    with warnings.catch_warnings():
-        # What cannot be read becomes a null geometry, which is counted.
-        warnings.simplefilter("ignore")
+    # What cannot be read becomes a null geometry, which is counted.
+    with without_warnings():
         return pyogrio.read_dataframe(href, layer=layer, force_2d=True, on_invalid="ignore")
 
 

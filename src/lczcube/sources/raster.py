@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,19 @@ import numpy as np
 from pydantic import model_validator
 
 from lczcube.errors import SourceError
-from lczcube.sources.files import SourceFile, file_facts, first_line, media_type, require_file
+from lczcube.sources.files import (
+    SourceFile,
+    file_facts,
+    first_line,
+    media_type,
+    require_file,
+    without_warnings,
+)
 from lczcube.sources.footprints import footprint
 from lczcube.sources.inputs import Input, Kind, Names
 from lczcube.sources.items import (
     FILE_URI,
+    LCZCUBE_URI,
     PROJECTION_URI,
     RASTER_URI,
     SourceItem,
@@ -27,6 +34,7 @@ from lczcube.sources.items import (
     new_item,
     safe_id,
 )
+from lczcube.sources.osm_rasterizer import require_no_osm_raster
 
 if TYPE_CHECKING:
     import pystac
@@ -107,17 +115,20 @@ class RasterInput(Input):
 
 
 def build_items(entry: RasterInput, file: SourceFile) -> list[SourceItem]:
-    """The item of one raster; reads its header and its checksum, and no pixel.
+    """The item of one raster; reads its header, and no pixel but for ``checksums``.
 
     Raises
     ------
     MissingInputError
         If the file is not there.
     SourceError
-        If it cannot be read, has no CRS, is rotated, or its bands differ in dtype or nodata.
+        If it cannot be read, has no CRS, is rotated, its bands differ in dtype or nodata, or it is
+        output of osm-rasterizer, whose nodata is data, and no other is given.
     """
     require_file(file)
     with open_raster(file) as raster:
+        if entry.nodata is None:
+            require_no_osm_raster(raster, file.href)
         return [SourceItem(_item(entry, file, raster))]
 
 
@@ -130,11 +141,24 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
     SourceError
         If it cannot be read, has no CRS, or its transform is rotated or missing.
     """
+    with open_pixels(file) as raster:
+        _require_georeferenced(raster, file)
+        yield raster
+
+
+@contextmanager
+def open_pixels(file: SourceFile) -> Iterator[DatasetReader]:
+    """A raster open for reading, wherever it lies: masks do not say where.
+
+    Raises
+    ------
+    SourceError
+        If it cannot be read.
+    """
     from rasterio.errors import RasterioError
 
     try:
         with _opened(file.href) as raster:
-            _require_georeferenced(raster, file)
             yield raster
     except (RasterioError, OSError) as error:
         raise SourceError(
@@ -143,12 +167,26 @@ def open_raster(file: SourceFile) -> Iterator[DatasetReader]:
         ) from error
 
 
+def raster_type(file: SourceFile, raster: DatasetReader) -> str:
+    """Media type of a raster: of a COG where it is one, else by suffix."""
+    is_cog = raster.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
+    return COG_TYPE if is_cog else media_type(file.href)
+
+
+def resolution_m(raster: DatasetReader) -> float:
+    """Side of a pixel in metres; in degrees that of a square of the pixels' mean area."""
+    affine = raster.transform
+    if raster.crs.is_projected:
+        side_m = math.sqrt(abs(affine.a * affine.e)) * raster.crs.linear_units_factor[1]
+    else:
+        side_m = math.sqrt(_geodesic_area_m2(raster) / (raster.width * raster.height))
+    return float(f"{side_m:.6g}")
+
+
 def _opened(href: str) -> DatasetReader:
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with without_warnings():  # NotGeoreferencedWarning: we say it ourselves
         return rasterio.open(href)
 
 
@@ -185,7 +223,7 @@ def _item(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac
             "proj:transform": [float(v) for v in tuple(raster.transform)[:6]],
             "proj:bbox": list(bounds),
         },
-        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI),
+        extensions=(PROJECTION_URI, RASTER_URI, FILE_URI, LCZCUBE_URI),
     )
     item.add_asset("data", _asset(entry, file, raster))
     return item
@@ -199,17 +237,16 @@ def _sorted_bounds(raster: DatasetReader) -> tuple[float, float, float, float]:
 def _asset(entry: RasterInput, file: SourceFile, raster: DatasetReader) -> pystac.Asset:
     import pystac
 
-    is_cog = raster.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
     return pystac.Asset(
         href=file.href,
         title=entry.title,
-        media_type=COG_TYPE if is_cog else media_type(file.href),
+        media_type=raster_type(file, raster),
         roles=["data"],
         extra_fields={
             "bands": _bands(entry, file, raster),
-            "raster:spatial_resolution": _resolution_m(raster),
+            "raster:spatial_resolution": resolution_m(raster),
             "lczcube:block_shape": list(raster.block_shapes[0]),
-            **file_facts(file.href),
+            **file_facts(file.href, checksum=entry.checksums),
         },
     )
 
@@ -291,15 +328,6 @@ def _fits(value: float, dtype: np.dtype[Any]) -> bool:
 
 def _number(value: float, dtype: np.dtype[Any]) -> float:
     return float(value) if dtype.kind == "f" else int(value)
-
-
-def _resolution_m(raster: DatasetReader) -> float:
-    affine = raster.transform
-    if raster.crs.is_projected:
-        side_m = math.sqrt(abs(affine.a * affine.e)) * raster.crs.linear_units_factor[1]
-    else:
-        side_m = math.sqrt(_geodesic_area_m2(raster) / (raster.width * raster.height))
-    return float(f"{side_m:.6g}")
 
 
 def _geodesic_area_m2(raster: DatasetReader) -> float:

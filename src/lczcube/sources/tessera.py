@@ -89,6 +89,8 @@ class TesseraInput(EmbeddingInput):
         citation="Feng, Z. et al. (2025): TESSERA: Temporal Embeddings of Surface Spectra for "
         "Earth Representation and Analysis. arXiv:2506.20380",
         doi="10.48550/arXiv.2506.20380",
+        producer="University of Cambridge",
+        url="https://geotessera.org",
     )
 
     source: Literal["tessera"]

@@ -92,8 +92,9 @@ def zone_items(entry: EmbeddingInput, file: SourceFile) -> list[SourceItem]:
     coding = {"product": product, "decoder": "int8_times_scale", "valid": "finite_scale"}
     outline = _footprint(zone, file)
     wanted = entry.all_years if file.year is None else (file.year,)
+    root = (Path(file.href).parent / "zarr.json").as_posix()
     return [
-        SourceItem(_item(entry, file, zone, index, outline), coding=coding)
+        SourceItem(_item(entry, file, zone, index, outline), coding=coding, made_of=(root,))
         for index, year in enumerate(zone.years)
         if year > 0 and (not wanted or year in wanted)
     ]

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lczcube.synth.aef_index import write_aef_index
+from lczcube.synth.canopy import write_canopy
 from lczcube.synth.city import City
 from lczcube.synth.embedding import Difficulty, embedding_model
 from lczcube.synth.files import tiles, write_tile
+from lczcube.synth.lcz_map import write_generator_map
 from lczcube.synth.open_buildings import write_open_buildings
+from lczcube.synth.osm import write_osm
+from lczcube.synth.so2sat import write_so2sat
 from lczcube.synth.tessera import write_tessera
 from lczcube.synth.training_areas import training_areas_path, write_training_areas
 
@@ -76,6 +80,24 @@ def _write_open_buildings(out: Path, cities: Sequence[City], parameters: Paramet
     write_open_buildings(folder, cities, seed=seed, year=year, tile_px=BUILDING_TILE_PX)
 
 
+def _write_canopy(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    write_canopy(out / "canopy", cities, seed=parameters["seed"])
+
+
+def _write_osm(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    for city in cities:
+        write_osm(out / "osm" / f"{city.name}.osh.pbf", city, seed=parameters["seed"])
+
+
+def _write_lcz_maps(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    for city in cities:
+        write_generator_map(out / "lcz_maps", city, seed=parameters["seed"])
+
+
+def _write_so2sat(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
+    write_so2sat(out / "so2sat", cities, seed=parameters["seed"])
+
+
 def _write_training_areas(out: Path, cities: Sequence[City], parameters: Parameters) -> None:
     for city in cities:
         path = training_areas_path(out, city, year=parameters["year"])
@@ -122,6 +144,53 @@ license = "CC0-1.0"
         bytes_per_km2=(128 + 4) * 100**2,
         product="tessera/0.0/synthetic-{seed}",
     ),
+    "canopy": WorldLayer(
+        _write_canopy,
+        """\
+# SYNTHETIC canopy heights in the format of Meta's version 2; a tile has a quarter of its pixels.
+[[input]]
+name = "canopy"
+source = "canopy"
+synthetic = true
+href = "canopy"
+title = "Synthetic canopy heights"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=100_000,
+    ),
+    "osm": WorldLayer(
+        _write_osm,
+        """\
+# SYNTHETIC OpenStreetMap: full histories, at the start of the year.
+[[input]]
+name = "osm"
+source = "osm"
+synthetic = true
+href = "osm/{{city}}.osh.pbf"
+dates = ["{year}-01-01"]
+title = "Synthetic OpenStreetMap"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=40_000,
+    ),
+    "lcz_map": WorldLayer(
+        _write_lcz_maps,
+        """\
+# SYNTHETIC maps in the format of the LCZ Generator, with stated errors.
+[[input]]
+name = "lcz_generator"
+source = "lcz_map"
+synthetic = true
+href = "lcz_maps"
+year = {year}
+title = "Synthetic map of zones"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=300,
+    ),
     "open_buildings": WorldLayer(
         _write_open_buildings,
         """\
@@ -134,9 +203,25 @@ manifest = "open_buildings/v1/manifests"
 href = "open_buildings/v1/geotiffs"
 year = {year}
 title = "Synthetic buildings"
+license = "CC0-1.0"
 
 """,
         bytes_per_km2=3 * 4 * 2000**2,
+    ),
+    "so2sat": WorldLayer(
+        _write_so2sat,
+        """\
+# SYNTHETIC patches in the format of So2Sat LCZ42; every second city is held out.
+[[input]]
+name = "so2sat"
+source = "so2sat"
+synthetic = true
+href = "so2sat"
+title = "Synthetic So2Sat"
+license = "CC0-1.0"
+
+""",
+        bytes_per_km2=5 * 150_000,
     ),
     "training_areas": WorldLayer(
         _write_training_areas,
