@@ -19,6 +19,14 @@ from lczcube.metrics import (
     class_recall,
 )
 from lczcube.metrics import coverage as coverage_of
+from lczcube.tables import (
+    ROUND_DIGITS,
+    Interval,
+    markdown_table,
+    percentile_interval,
+    plain,
+    with_interval,
+)
 
 Unit = Literal["patch", "pixel", "polygon", "cell"]
 
@@ -34,13 +42,8 @@ TABLE_METRICS = {
 }
 """Metrics of the tables, and their headings."""
 
-ROUND_DIGITS = 6
-"""Digits of the floats in :meth:`Scores.to_dict`: two runs then write the same bytes."""
-
-Interval = tuple[float, float]
 FloatArray = npt.NDArray[np.float64]
 
-_LEVELS = (2.5, 97.5)
 _N_PREDICTED = N_CLASSES + 1
 _ZERO = 0.5 * 10**-ROUND_DIGITS
 
@@ -148,8 +151,8 @@ class Scores:
         values["confusion"] = self.confusion.tolist()
         values["leakage"] = self.leakage.to_dict()
         values |= values.pop("metrics")
-        plain: dict[str, Any] = _plain(values)
-        return plain
+        made: dict[str, Any] = plain(values)
+        return made
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,8 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: keys sorted, floats rounded to 6 digits."""
-        plain: dict[str, Any] = _plain(vars(self))
-        return plain
+        made: dict[str, Any] = plain(vars(self))
+        return made
 
 
 def score(
@@ -368,7 +371,7 @@ def scores_table(rows: Sequence[tuple[str, Scores]]) -> str:
         "coverage",
         "touching",
     )
-    return _table(header, [_table_row(name, scores) for name, scores in rows])
+    return markdown_table(header, [_table_row(name, scores) for name, scores in rows])
 
 
 def comparisons_table(comparisons: Sequence[Comparison]) -> str:
@@ -393,24 +396,13 @@ def comparisons_table(comparisons: Sequence[Comparison]) -> str:
             str(found.n),
             str(found.n_groups),
             *(
-                _with_interval(found.differences[metric], found.intervals[metric], signed=True)
+                with_interval(found.differences[metric], found.intervals[metric], signed=True)
                 for metric in TABLE_METRICS
             ),
         )
         for found in comparisons
     ]
-    return _table(header, rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = [header, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in table
-    ]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return markdown_table(header, rows)
 
 
 def _require_named(unit: str, split: str, leakage: LeakageReport) -> None:
@@ -576,15 +568,7 @@ def _draw(tally: _Tally, *, n_boot: int, seed: int) -> FloatArray:
 
 
 def _intervals(draws: FloatArray) -> dict[str, Interval | None]:
-    return {name: _interval(draws[:, i]) for i, name in enumerate(METRICS)}
-
-
-def _interval(values: FloatArray) -> Interval | None:
-    defined = values[~np.isnan(values)]
-    if defined.size == 0:
-        return None
-    low, high = np.percentile(defined, _LEVELS)
-    return float(low), float(high)
+    return {name: percentile_interval(draws[:, i]) for i, name in enumerate(METRICS)}
 
 
 def _differences(
@@ -636,21 +620,7 @@ def _table_row(name: str, scores: Scores) -> tuple[str, ...]:
         scores.split,
         f"{scores.n}{repeats}",
         str(scores.n_groups),
-        *(_with_interval(scores.metrics[name], scores.intervals[name]) for name in TABLE_METRICS),
+        *(with_interval(scores.metrics[name], scores.intervals[name]) for name in TABLE_METRICS),
         f"{scores.coverage:.3f}",
         f"{scores.leakage.share_touching:.1%}",
     )
-
-
-def _with_interval(value: float | None, interval: Interval | None, *, signed: bool = False) -> str:
-    form = "+.3f" if signed else ".3f"
-    text = "-" if value is None else f"{value:{form}}"
-    return text if interval is None else f"{text} [{interval[0]:{form}}, {interval[1]:{form}}]"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(value[key]) for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return round(value, ROUND_DIGITS) if isinstance(value, float) else value

@@ -9,6 +9,7 @@ from lczcube.errors import ConfigError
 from lczcube.evaluate import TABLE_METRICS
 from lczcube.labels import Roles
 from lczcube.labels.splits import Method
+from lczcube.tables import markdown_table
 
 QUANTILES = (0, 25, 50, 75, 100)
 """Of the spread over draws, per cent: what a box plot shows."""
@@ -110,14 +111,15 @@ def spread_table(per_seed: Mapping[str, Sequence[Mapping[str, float | None]]]) -
         Metrics of every draw, by model; :attr:`lczcube.crossval.CrossValidation.per_seed`.
     """
     rows = [
-        f"| {name} | {heading} | "
-        + " | ".join(f"{v:.3f}" for v in np.percentile(known, QUANTILES))
-        + f" | {len(known)} |"
+        (
+            name,
+            heading,
+            *(f"{value:.3f}" for value in np.percentile(known, QUANTILES)),
+            str(len(known)),
+        )
         for name, draws in per_seed.items()
         for metric, heading in TABLE_METRICS.items()
         if len(known := [v for draw in draws if (v := draw[metric]) is not None]) > 1
     ]
-    if not rows:
-        return ""
-    heads = ["scored", "metric", "least", "25 %", "median", "75 %", "most", "draws"]
-    return "\n".join(["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *rows])
+    header = ("scored", "metric", "least", "25 %", "median", "75 %", "most", "draws")
+    return markdown_table(header, rows) if rows else ""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from lczcube.agreement.value import METRICS, Agreement, CityAgreements
+from lczcube.tables import markdown_table, with_interval
 
 HEADINGS = {
     "oa": "OA",
@@ -33,15 +34,9 @@ def agreement_table(rows: Sequence[Agreement | CityAgreements]) -> str:
     """
     flat = [agreement for row in rows for agreement in _flat(row)]
     header = ("agreement", "city", "unit", "n", "shared", "groups", *HEADINGS.values())
-    table = [header, *map(_row, flat)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in table
-    ]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
     notes = dict.fromkeys(note for agreement in flat for note in _notes(agreement))
-    return "\n".join([lines[0], rule, *lines[1:], *([""] if notes else []), *notes])
+    table = markdown_table(header, [_row(agreement) for agreement in flat])
+    return "\n".join([table, *([""] if notes else []), *notes])
 
 
 def _flat(row: Agreement | CityAgreements) -> list[Agreement]:
@@ -61,18 +56,8 @@ def _row(agreement: Agreement) -> tuple[str, ...]:
         f"{agreement.n / _M2_PER_HA:.1f} ha" if is_area else f"{agreement.n:.0f}",
         "-" if agreement.shared is None else f"{agreement.shared:.1%}",
         f"{agreement.n_groups} ({agreement.group_noun})",
-        *(_with_interval(agreement, name) for name in METRICS),
+        *(with_interval(agreement.metrics[name], agreement.intervals[name]) for name in METRICS),
     )
-
-
-def _with_interval(agreement: Agreement, name: str) -> str:
-    value, interval = agreement.metrics[name], agreement.intervals[name]
-    text = "-" if value is None else _digits(value)
-    return text if interval is None else f"{text} [{_digits(interval[0])}, {_digits(interval[1])}]"
-
-
-def _digits(value: float) -> str:
-    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no "-0.000"
 
 
 def _notes(agreement: Agreement) -> list[str]:

@@ -20,20 +20,14 @@ from lczcube.metrics import (
     weighted_accuracy,
     weighted_kappa,
 )
+from lczcube.tables import Interval, percentile_interval, plain
 
 AgreementUnit = Literal["pixel", "polygon", "m2"]
 
 UNITS: tuple[str, ...] = get_args(AgreementUnit)
 
-ROUND_DIGITS = 6
-"""Digits of the floats in :meth:`Agreement.to_dict`: two runs then write the same bytes."""
-
-Interval = tuple[float, float]
-
 FEW_GROUPS = 10
 """With fewer groups the percentiles of a bootstrap are known to lie too close together."""
-
-_LEVELS = (2.5, 97.5)
 
 
 def mean_f1(confusion: Confusion) -> Values:
@@ -166,8 +160,8 @@ class Agreement:
         values["f1"] = {str(code): value for code, value in self.f1.items()}
         values["confusion"] = self.confusion.tolist()
         values["identical_share"] = self.identical_share
-        plain: dict[str, Any] = _plain(values)
-        return plain
+        made: dict[str, Any] = plain(values)
+        return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +223,7 @@ def agreement_of(
         },
         f1={i + 1: float(f1[i]) for i in range(N_CLASSES) if not np.isnan(f1[i])},
         confusion=shared,
-        intervals={name: _interval(values) for name, values in draws.items()},
+        intervals={name: percentile_interval(values) for name, values in draws.items()},
         remarks=(*measured.remarks, *_remarks(n, tally.n_groups, measured.group_noun)),
         n_identical=measured.n_identical,
         n_smaller=measured.n_smaller,
@@ -257,19 +251,3 @@ def _metrics(shared: Amounts) -> dict[str, Values]:
     """Metrics of matrices ``(..., 17, 17)``, each of shape ``(...)``."""
     confusion = _scored(shared)
     return {name: metric(confusion) for name, metric in METRICS.items()}
-
-
-def _interval(values: Amounts) -> Interval | None:
-    defined = values[~np.isnan(values)]
-    if defined.size == 0:
-        return None
-    low, high = np.percentile(defined, _LEVELS)
-    return float(low), float(high)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(value[key]) for key in sorted(value)}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return round(value, ROUND_DIGITS) if isinstance(value, float) else value

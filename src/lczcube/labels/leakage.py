@@ -10,8 +10,7 @@ import numpy.typing as npt
 import shapely
 
 from lczcube.errors import LabelError
-
-ROUND_DIGITS = 6
+from lczcube.tables import ROUND_DIGITS
 
 NEIGHBOURHOOD_PATCHES = 4
 
