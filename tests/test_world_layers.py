@@ -1,5 +1,6 @@
 """All inputs of the mission at once: a synthetic world in every publisher's format, one run."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,13 @@ def test_features_of_all_layers_meet_in_one_table(done: Path, world: World) -> N
 
 def features(done: Path, world: World) -> xr.Dataset:
     return open_features(done / world.cities[0].name / "features.zarr")
+
+
+def test_scores_name_every_input_that_a_model_made_and_its_role(done: Path) -> None:
+    scores = json.loads((done / "scores.json").read_text())
+    assert scores["ai_derived"] == {"building": "features", "canopy": "features"}
+    text = (done / "scores.md").read_text()
+    assert "Input 'canopy', used as features, is itself the product of a model." in text
 
 
 def test_layers_show_the_same_world(done: Path, world: World) -> None:

@@ -359,8 +359,10 @@ def _cross_validate(run: Run, protocol: ScoreProtocol | None) -> CrossValidation
 
 
 def _write_scores(run: Run, result: CrossValidation, name: str, head: Sequence[str] = ()) -> str:
-    content = {"id": run.config.id, "synthetic": _manifest(run)["synthetic"], **result.to_dict()}
-    write_json(run.folder / f"{name}.json", content)
+    manifest = _manifest(run)
+    made = {key: told["role"] for key, told in manifest["inputs"].items() if told["ai_derived"]}
+    content = {"id": run.config.id, "synthetic": manifest["synthetic"], "ai_derived": made}
+    write_json(run.folder / f"{name}.json", content | result.to_dict())
     lines = [*head, scores_table(list(result.scores.items()))]
     for city, scores in result.per_city.items():
         lines.append(f"\n{city}\n{scores_table(list(scores.items()))}")
@@ -369,6 +371,10 @@ def _write_scores(run: Run, result: CrossValidation, name: str, head: Sequence[s
     spread = spread_table(result.per_seed)
     lines += ["", spread] if spread else []
     lines += ["", *(comparison.statement for comparison in result.comparisons), *result.warnings]
+    lines += [
+        f"Input {k!r}, used as {role}, is itself the product of a model."
+        for k, role in made.items()
+    ]
     text = "\n".join(lines) + "\n"
     (run.folder / f"{name}.md").write_text(text, encoding="utf-8")
     return text
