@@ -1172,7 +1172,7 @@ def test_the_cube_of_a_world_holds_what_its_model_drew(
 
 
 def test_layers_that_do_not_exist_are_refused(tmp_path: Path) -> None:
-    for layers in (("osm",), (), ("tessera", "tessera")):
+    for layers in (("landsat",), (), ("tessera", "tessera")):
         with pytest.raises(LczcubeError, match="name one or more of alphaearth, tessera"):
             write_world(tmp_path / "w", layers=layers)
     with pytest.raises(LczcubeError, match="index is of AlphaEarth tiles"):
