@@ -101,7 +101,7 @@ def _build_catalog(run: Run) -> str:
         reasons = " ".join(failure.reason for failure in report.failures)
         raise SourceError(f"input {', '.join(sorted(wanted - built))} could not be read. {reasons}")
     for failure in report.failures:
-        run.progress(f"left out: {failure.reason}")
+        run.progress(f"left out: {failure}")
     left_out = f", {len(report.failures)} files left out" if report.failures else ""
     return f"{report.n_items} items in {report.n_collections} collections{left_out}"
 

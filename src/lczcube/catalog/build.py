@@ -75,7 +75,7 @@ class CatalogReport:
 
     def __str__(self) -> str:
         """A line of counts, and one for each file that was left out."""
-        rows = [f"left out: {failure.path}: {failure.reason}" for failure in self.failures]
+        rows = [f"left out: {failure}" for failure in self.failures]
         counts = f"{self.n_items} items in {self.n_collections} collections: {self.path}"
         return "\n".join([counts, *rows])
 

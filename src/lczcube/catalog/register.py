@@ -42,6 +42,10 @@ class Failure:
     path: str
     reason: str
 
+    def __str__(self) -> str:
+        """The reason, with the path before it where it does not name it."""
+        return self.reason if self.path in self.reason else f"{self.path}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class Registration:
