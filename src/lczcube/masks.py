@@ -67,6 +67,23 @@ def read_masks(placed: PlacedTile, rect: Rect, frame: GeoBox, fill: float) -> np
     return codes
 
 
+def shapes_on_ground(features: gpd.GeoDataFrame, crs: str) -> npt.NDArray[Any]:
+    """Features of a table in a CRS of metres, lines as areas of their width; points stay points.
+
+    Parameters
+    ----------
+    features : geopandas.GeoDataFrame
+        Columns ``width_m`` and ``geometry``, EPSG:4326.
+    crs : str
+        CRS of what is given back.
+    """
+    moved: npt.NDArray[Any]
+    moved = features.geometry.segmentize(MAX_EDGE_DEGREES).to_crs(crs).to_numpy()
+    is_line = np.isin(shapely.get_type_id(moved), _LINES)
+    moved[is_line] = shapely.buffer(moved[is_line], features["width_m"].to_numpy()[is_line] / 2)
+    return moved
+
+
 def _read_shapes(tile: Tile, rect: Rect, frame: GeoBox) -> gpd.GeoDataFrame:
     """Shapes that may reach into the rectangle: wide lines do from outside."""
     import pyarrow
@@ -93,10 +110,8 @@ def _bbox_of(rect: Rect, frame: GeoBox, crs: str) -> BBox:
 
 
 def _draw(shapes: gpd.GeoDataFrame, rect: Rect, frame: GeoBox) -> npt.NDArray[np.uint8]:
-    moved = shapes.geometry.segmentize(MAX_EDGE_DEGREES).to_crs(str(frame.crs)).to_numpy()
-    kinds = shapely.get_type_id(moved)
-    is_line, is_point = np.isin(kinds, _LINES), np.isin(kinds, _POINTS)
-    moved[is_line] = shapely.buffer(moved[is_line], shapes["width_m"].to_numpy()[is_line] / 2)
+    moved = shapes_on_ground(shapes, str(frame.crs))
+    is_point = np.isin(shapely.get_type_id(moved), _POINTS)
     in_px = _in_pixels(moved, frame)
     mask = burn(in_px[~is_point], rect)
     columns, rows = np.floor(shapely.get_coordinates(in_px[is_point])).astype(np.int64).T

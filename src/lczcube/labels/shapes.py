@@ -90,11 +90,12 @@ def valid_polygons(shapes: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
     """The shapes, invalid ones made valid and without the lines and points that this leaves."""
     repaired = shapes.copy()
     invalid = ~shapely.is_valid(shapes)
-    repaired[invalid] = [_areas(shapely.make_valid(shape)) for shape in shapes[invalid]]
+    repaired[invalid] = [polygonal(shapely.make_valid(shape)) for shape in shapes[invalid]]
     return repaired
 
 
-def _areas(shape: shapely.Geometry) -> shapely.Geometry:
+def polygonal(shape: shapely.Geometry) -> shapely.Geometry:
+    """The areas of a geometry, without its lines and points."""
     parts = [part for part in shapely.get_parts(shape) if part.area > 0]
     return shapely.union_all(parts) if parts else shapely.Polygon()
 

@@ -19,6 +19,7 @@ from lczcube.sources.osm_scheme import (
     NODE_KEYS,
     Element,
     Match,
+    began_of,
     classify,
     height_of,
     levels_of,
@@ -41,11 +42,12 @@ COLUMNS = {
     "levels": ("float", "Storeys, where tagged"),
     "height_m": ("float", "Height in metres, where tagged"),
     "width_m": ("float", "Width of a line in metres; null for areas and points"),
+    "began": ("int16", "Year before which the object says it was not there; 0 unknown"),
     "geometry": ("binary", "Area, line or point, EPSG:4326"),
 }
 """Columns of the table of features: STAC type and description."""
 
-_DTYPES = {"string": str, "int64": np.int64, "float": np.float32}
+_DTYPES = {"string": str, "int64": np.int64, "int16": np.int16, "float": np.float32}
 _BATCH = 50_000
 _UNSORTED = "out of order"
 _RING_ROLES = ("outer", "")
@@ -297,7 +299,8 @@ class _Rows:
         """Add one row; ``geometry`` is WKB in hexadecimal digits."""
         width_m = np.nan if match.width_m is None else match.width_m
         levels, height_m = levels_of(tags), height_of(tags)
-        self._batch.append((match.feature, kind, number, levels, height_m, width_m, geometry))
+        facts = (levels, height_m, width_m, began_of(tags))
+        self._batch.append((match.feature, kind, number, *facts, geometry))
         if len(self._batch) >= _BATCH:
             self._settle()
 

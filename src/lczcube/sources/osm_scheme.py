@@ -195,6 +195,9 @@ _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)")
 _LENGTH = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*(m|metres?|meters?|'|ft|feet)?\s*$", re.IGNORECASE)
 _FOOT_M = 0.3048
 
+_BEGIN_KEYS = ("start_date", "opening_date")
+_BEGIN = re.compile(r"\s*(\d{4})(?:s|-\d{2}(?:-\d{2})?)?(?:\s*\.\.\s*\d{4}\S*)?\s*$")
+
 
 def classify(tags: Mapping[str, str], element: Element, *, roofs: bool = False) -> list[Match]:
     """The features that an object is, none or several, each once for each shape.
@@ -266,6 +269,26 @@ def levels_of(tags: Mapping[str, str]) -> float | None:
 def height_of(tags: Mapping[str, str]) -> float | None:
     """Height in metres as it is tagged; None where it is not, or cannot be."""
     return _metres(tags.get("height") or tags.get("building:height"))
+
+
+def began_of(tags: Mapping[str, str]) -> int:
+    """The first year in which an object may have been there, as it is tagged; 0 where unknown.
+
+    Of a decade or a range it is the first year. What is about a year, before or after it, or in a
+    century, says nothing that could be held against the object.
+
+    Examples
+    --------
+    >>> began_of({"start_date": "2019-05"}), began_of({"start_date": "1950s"})
+    (2019, 1950)
+    >>> began_of({"start_date": "~1855"}), began_of({})
+    (0, 0)
+    """
+    for key in _BEGIN_KEYS:
+        match = _BEGIN.match(tags.get(key, ""))
+        if match:
+            return int(match[1])
+    return 0
 
 
 def _is_hidden(tags: Mapping[str, str]) -> bool:
