@@ -142,11 +142,11 @@ def test_cover_is_that_of_one_union_cut_with_each_cell(boxes: list[tuple[float, 
     mapped = state("2020-01-01", *(Mapped("water", *box) for box in boxes))
     squares = cell_squares(grid())
     covered_m2 = shapely.area(areas_on_cells(mapped.table, grid(), squares))
-    # Edges are straight in degrees, and bend in metres.
+    # Edges are straight in degrees; in metres they bend, by under 1 cm between corners of ours.
     bent = mapped.table.geometry.segmentize(0.0005).to_crs(CRS)
     whole = shapely.union_all(bent.to_numpy())
     slow_m2 = np.array([whole.intersection(square).area for square in squares])
-    assert np.abs(covered_m2 - slow_m2).max() < 0.1
+    assert np.abs(covered_m2 - slow_m2).max() < 1e-4 * CELL**2
 
 
 def test_cells_are_those_of_the_grid() -> None:
@@ -430,34 +430,31 @@ def features_of(labels: gpd.GeoDataFrame, values: npt.NDArray[Any]) -> xr.Datase
     )
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_no_cell_of_a_clean_class_is_far(seed: int) -> None:
+def test_no_cell_of_clean_classes_is_far() -> None:
     labels = lakes()
-    values = np.random.default_rng(seed).normal(5, [1, 10, 0.1] * 8, (16, 24))
-    near = drop_far(labels, features_of(labels, values))
-    assert len(near) == 16
-    assert counts_of(near)["far"] == 0
+    for seed in range(20):
+        values = np.random.default_rng(seed).normal(5, [1, 10, 0.1, 3] * 16, (16, 64))
+        near = drop_far(labels, features_of(labels, values))
+        assert len(near) == 16, f"seed {seed}"
+        assert counts_of(near)["far"] == 0
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_planted_cells_are_far_and_no_other(seed: int) -> None:
+def test_planted_cells_are_far_and_no_other() -> None:
     labels = lakes()
-    values = np.random.default_rng(seed).normal(0, 1, (16, 24))
-    values[[3, 11]] += 6
-    near = drop_far(labels, features_of(labels, values))
-    dropped = set(labels["patch_id"]) - set(near["patch_id"])
-    assert dropped == set(labels["patch_id"].iloc[[3, 11]])
-    assert (counts_of(near)["far"], counts_of(near)["kept"], counts_of(labels)["kept"]) == (
-        2,
-        14,
-        16,
-    )
+    planted = set(labels["patch_id"].iloc[[3, 11]])
+    for seed in range(20):
+        values = np.random.default_rng(seed).normal(0, 1, (16, 64))
+        values[[3, 11], :32] += 6
+        near = drop_far(labels, features_of(labels, values))
+        assert set(labels["patch_id"]) - set(near["patch_id"]) == planted, f"seed {seed}"
+        assert (counts_of(near)["far"], counts_of(near)["kept"]) == (2, 14)
+    assert counts_of(labels)["kept"] == 16
     assert "2 far from the others; 14 kept" in counts_text(near)
 
 
 def test_features_may_come_in_any_order_and_any_unit() -> None:
     labels = lakes()
-    values = np.random.default_rng(0).normal(0, 1, (16, 24))
+    values = np.random.default_rng(0).normal(0, 1, (16, 64))
     values[3] += 6
     given_ = features_of(labels, values)
     other = features_of(labels, values * 1000 - 7).isel(patch=slice(None, None, -1))
@@ -477,7 +474,7 @@ def test_a_class_of_few_cells_is_not_judged_and_that_is_said() -> None:
 
 def test_cells_without_features_stay_and_are_counted() -> None:
     labels = lakes()
-    values = np.random.default_rng(1).normal(0, 1, (16, 24))
+    values = np.random.default_rng(1).normal(0, 1, (16, 64))
     values[5, 0] = np.nan
     values[:, 7] = np.nan  # of a layer that the city lacks
     near = drop_far(labels, features_of(labels, values))
@@ -494,6 +491,9 @@ def test_features_of_other_labels_are_refused() -> None:
     labels = lakes()
     with pytest.raises(LabelError, match="8 labels have no row of features"):
         drop_far(labels, features_of(lakes(8), np.ones((8, 3))))
+    nothing = features_of(labels, np.full((16, 3), np.nan))
+    with pytest.raises(LabelError, match="do they lie on the embedding"):
+        drop_far(labels, nothing)
     labels.attrs.clear()
     with pytest.raises(LabelError, match="give what label_by_rules gave"):
         drop_far(labels, features_of(labels, np.ones((16, 3))))
@@ -538,7 +538,7 @@ def write_embedding(folder: Path, city: City) -> str:
     """The synthetic embedding of a city as a raster, and its input."""
     model = embedding_model(Difficulty(), n_cities=1, seed=7)
     codes = model.codes(city.zone_map, 0, Window.of_grid(city.grid))
-    north_up = np.moveaxis(codes[::-1], -1, 0).astype(np.int16)
+    north_up = codes[:, ::-1].astype(np.int16)
     minx, _, _, maxy = city.grid.bbox
     write_raster(
         folder / "embedding.tif", north_up, x0=minx, y0=maxy, crs=city.grid.crs, nodata=-128
@@ -620,16 +620,16 @@ def test_cover_agrees_with_the_masks_of_the_cube(realdata: Path, tmp_path: Path)
     href = (realdata / "osm" / "andorra.osh.pbf").as_posix()
     keys = 'dates = ["2017-01-01"]\nfeatures = ["dense_trees", "water"]'
     catalog = catalog_of(tmp_path, f'name = "osm"\nsource = "osm"\nhref = "{href}"\n{keys}')
-    town = Grid.from_bbox((1.50, 42.50, 1.56, 42.54))
+    town = Grid.from_bbox((1.50, 42.50, 1.60, 42.58))
     (read,) = read_feature_states(catalog, "osm", town)
     cube = open_cube(catalog, town, inputs=["osm"]).isel(time=0)
     shares = aggregate(cube, stats=["mean"])["features"]
-    for feature, tolerance in (("dense_trees", 0.01), ("water", 0.02)):
+    for feature, tolerance, at_least in (("dense_trees", 0.01, 0.99), ("water", 0.02, 0.05)):
         table = read.table[read.table["feature"] == feature]
         covered_m2 = shapely.area(areas_on_cells(table, town, cell_squares(town)))
         drawn = shares.sel(feature=f"osm_{feature}_mean").values.ravel()
         assert np.abs(covered_m2 / town.cell_m**2 - drawn).max() < tolerance
-        assert drawn.max() > 0.1
+        assert drawn.max() > at_least
 
 
 def test_andorra_has_woods_and_rocks_and_no_water_of_a_cell(realdata: Path, tmp_path: Path) -> None:
