@@ -612,6 +612,21 @@ def wrongly_water(
     return [*states[:-1], FeatureState(states[-1].date, table, states[-1].extent)]
 
 
+def test_the_example_of_the_guide_prints_what_it_promises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "guide" / "labels.md").read_text()
+    (example,) = (
+        part.split("```")[0] for part in page.split("```python\n")[1:] if "write_osm" in part[:400]
+    )
+    (promised,) = (
+        part.split("```")[0] for part in page.split("```text\n")[1:] if "covered" in part[:200]
+    )
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "labels.md", "exec"), {})
+    assert capsys.readouterr().out == promised
+
+
 # Real files
 
 

@@ -104,12 +104,18 @@ def cell_squares(grid: Grid) -> Geometries:
     return _squares(grid, 1)
 
 
-def is_within(states: Sequence[FeatureState], squares: Geometries, crs: str) -> npt.NDArray[Any]:
-    """Which squares lie wholly in the extent of a state: elsewhere nobody knows what is there."""
+def is_within(
+    states: Sequence[FeatureState], grid: Grid, squares: Geometries
+) -> npt.NDArray[np.bool_]:
+    """Which cells have the centres of all their pixels in the extent of a state.
+
+    Elsewhere nobody knows what is there, and the masks of the cube have no data.
+    """
     extents = gpd.GeoSeries([state.extent for state in states], crs="EPSG:4326")
-    moved = extents.segmentize(MAX_EDGE_DEGREES).to_crs(crs).to_numpy()
+    moved = extents.segmentize(MAX_EDGE_DEGREES).to_crs(grid.crs).to_numpy()
     shapely.prepare(moved)
-    return np.asarray(shapely.covers(moved[:, None], squares[None, :]).any(axis=0))
+    centres = shapely.buffer(squares, -grid.pixel_m / 2, join_style="mitre")
+    return np.asarray(shapely.covers(moved[:, None], centres[None, :]).any(axis=0))
 
 
 def areas_on_cells(table: gpd.GeoDataFrame, grid: Grid, squares: Geometries) -> Geometries:

@@ -86,7 +86,7 @@ def label_by_rules(
     rules = chosen_rules() if rules is None else rules
     _require_usable(states, rules)
     squares = cell_squares(grid)
-    known = is_within(states, squares, grid.crs)
+    known = is_within(states, grid, squares)
     present, n_later = _present(states, year)
     lcz = np.full(len(squares), NODATA, np.uint8)
     claims = np.zeros(len(squares), np.int32)
