@@ -8,6 +8,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
+import osmium
 import pandas as pd
 import pytest
 import shapely
@@ -661,3 +662,19 @@ def test_andorra_has_woods_and_rocks_and_no_water_of_a_cell(realdata: Path, tmp_
     assert (woods["covered"], woods["contradicted"], woods["kept"]) == (1105, 51, 1054)
     assert labels["patch_id"].is_unique
     assert labels["lcz"].value_counts()[15] == counts_of(labels, "bare_rock")["kept"] == 283
+
+
+def test_real_objects_began_in_the_year_of_their_tag(realdata: Path, tmp_path: Path) -> None:
+    path = realdata / "osm" / "Helsinki.osm.pbf"
+    osm = f'name = "osm"\nsource = "osm"\nhref = "{path.as_posix()}"\nstatic = true'
+    centre = Grid.from_bbox((24.9351, 60.1641, 24.9535, 60.1792))
+    (read,) = read_feature_states(catalog_of(tmp_path, osm), "osm", centre)
+    ways = osmium.FileProcessor(path, osmium.osm.WAY)
+    tagged = {way.id: way.tags["start_date"] for way in ways if "start_date" in way.tags}
+    told = read.table[(read.table["began"] > 0) & (read.table["osm_type"] == "way")]
+    assert len(told) > 50
+    assert [int(tagged[i][:4]) for i in told["osm_id"]] == told["began"].tolist()
+    # Of 2000 and later: left out for an image of 1999.
+    n_later = int((read.table["began"] >= 2000).sum())
+    labels = label_by_rules([read], centre, city="helsinki", year=1999)
+    assert labels.attrs[COUNTS]["features_began_later"] == n_later > 0

@@ -205,6 +205,8 @@ def _other_m2(
     Other features at any date; and what may lie under the class, where an earlier date had the
     class and a later one has not: land that was won from the water.
     """
+    if not len(squares):
+        return np.zeros(0)
     against = [name for name in FEATURES if name not in (*rule.features, *rule.under)]
     parts = [areas_on_cells(_of(state, against), grid, squares) for state in states]
     for later in range(1, len(states)):
