@@ -53,6 +53,49 @@ def test_a_layer_that_a_city_lacks_is_refused_by_name(
     assert 'missing = "drop_layer"' in said
 
 
+def test_a_city_without_a_layer_is_shown_all_the_same(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = tmp_path / "run", with_heights(world, "refuse")
+    assert lczcube("build-catalog", run, "--config", config) == 0
+    capsys.readouterr()
+    assert lczcube("describe", run, "--config", config, "--picture", run / "new" / "it.png") == 1
+    said = capsys.readouterr().out
+    assert said.count("no cube: ") == 1
+    assert "no cube: city 'synthetic_south': layer 'heights' has no item on this grid" in said
+    row = next(line.split() for line in said.splitlines() if line.startswith("synthetic_south  "))
+    assert row[:3] == ["synthetic_south", "2021", "100%"]
+    assert "-" in row
+    assert (run / "new" / "it.png").is_file()
+
+
+def test_a_run_can_be_made_stage_by_stage(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, config = tmp_path / "run", city_file(world)
+    assert lczcube("build-catalog", run, "--config", config, "--dry-run") == 0
+    assert not (run / "catalog").exists()
+    assert lczcube("build-catalog", run, "--config", config) == 0
+    assert lczcube("cube", run) == 0
+    assert (run / "synthetic_south" / "cube.json").is_file()
+    capsys.readouterr()
+    assert lczcube("build-catalog", run) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert lczcube("build-catalog", config) == 2
+    assert "is a file; name the folder of the catalog too" in capsys.readouterr().err
+    assert lczcube("build-catalog", config, tmp_path / "c", "--config", config) == 2
+    assert lczcube("build-catalog", config, tmp_path / "c", "--workers", "0") == 2
+    assert "workers = 0: " in capsys.readouterr().err
+
+
+def test_a_budget_that_is_no_size_is_refused_before_anything_is_done(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lczcube("run", city_file(world), tmp_path / "run", "--memory", "lots") != 0
+    assert "lots" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dropped_layer_is_in_no_table(world: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert lczcube("run", with_heights(world, "drop_layer"), run) == 0
@@ -81,7 +124,7 @@ def test_an_indicator_carries_a_hole_to_the_map(world: Path, tmp_path: Path) -> 
     assert layers["alphaearth"]["covered_share"] > 0.5
 
 
-def test_a_cube_brought_home_serves_the_run_without_its_files(
+def test_a_cube_brought_home_serves_the_run_in_place_of_its_files(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -103,7 +146,8 @@ def test_a_cube_brought_home_serves_the_run_without_its_files(
     away = world.parent / "away"
     (world / "alphaearth").rename(away)
     try:
-        assert lczcube("aggregate", run, "--overwrite") in (0, 1)
+        assert lczcube("aggregate", run, "--overwrite") == 1
+        assert "needs 'build-catalog', which is out of date" in capsys.readouterr().err
     finally:
         away.rename(world / "alphaearth")
     assert lczcube("aggregate", run, "--overwrite") == 0

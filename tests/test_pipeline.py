@@ -259,6 +259,12 @@ def test_a_template_lies_on_the_grid_of_its_run(
     status, error = refused(capsys, "template", tmp_path / "b.gpkg", "--run", done)
     assert status == 2
     assert "has synthetic_north, synthetic_south; name one with --city" in error
+    status, error = refused(
+        capsys, "template", path, "--run", done, "--city", "synthetic_south", "--crs", "EPSG:4326"
+    )
+    assert (status, "with a run it is the CRS of the city's grid" in error) == (2, True)
+    status, error = refused(capsys, "template", tmp_path / "b.gpkg", "--city", "synthetic_south")
+    assert (status, "is of a run; name its folder with --run" in error) == (2, True)
 
 
 def test_labels_of_a_run_are_checked_and_none_is_dropped(

@@ -390,6 +390,16 @@ def test_the_command_finds_nothing_without_an_error(town: Path) -> None:
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
 
 
+def test_a_reader_that_had_enough_is_no_fault(town: Path) -> None:
+    command = [sys.executable, "-m", "lczcube.cli", "search", str(town)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as search:
+        assert search.stdout is not None
+        assert search.stderr is not None
+        search.stdout.close()
+        said = search.stderr.read()
+        assert (search.wait(timeout=60), said) == (0, b"")
+
+
 def test_the_command_refuses_in_one_line(town: Path) -> None:
     done = run_search(town, "--collections", "east")
     assert (done.returncode, done.stdout) == (1, "")

@@ -860,6 +860,8 @@ def test_a_template_is_not_written_over_what_somebody_drew(tmp_path: Path, grid:
     wide = Grid(UTM32, (0, 0, 600, 600))
     with pytest.raises(LabelError, match="600 x 600 cells; up to 250000"):
         write_template(tmp_path / "wide.gpkg", grid=wide)
+    with pytest.raises(LabelError, match="crs = 'foo' is no CRS; write EPSG:n"):
+        write_template(tmp_path / "new" / "foo.gpkg", crs="foo")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.gpkg"]
 
 

@@ -4,6 +4,7 @@ Progress goes to stderr, results to stdout. Exit status: 0 done, 1 refused or pa
 arguments. Nothing heavy is imported before a command runs.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,10 +75,11 @@ def run_all(config: Path, folder: Path, /, *, options: Options | None = None) ->
 
 @app.command(name="build-catalog")
 def build(
-    config: Path,
-    out: Path,
+    source: Path,
+    out: Path | None = None,
     /,
     *,
+    config: Path | None = None,
     overwrite: bool = False,
     strict: bool = False,
     workers: int = 4,
@@ -85,14 +87,16 @@ def build(
 ) -> int:
     """Register the inputs of a TOML file as a static STAC catalog and stac-geoparquet.
 
-    Again, it opens the files that changed.
+    Again, it opens the files that changed. Without OUT it is the first stage of a run folder.
 
     Parameters
     ----------
-    config
-        CATALOG.toml or CITY.toml.
+    source
+        CATALOG.toml or CITY.toml; without OUT, a run folder.
     out
         Folder of the catalog.
+    config
+        City file of a run folder; default: the one the folder was made with.
     overwrite
         Open every file anew, and replace a catalog of another id.
     strict
@@ -102,17 +106,29 @@ def build(
     dry_run
         Print the files that would be registered and their sizes; write nothing.
     """
+    from lczcube.errors import ConfigError
+
+    if workers < 1:
+        raise ConfigError(f"workers = {workers}: files are opened by 1 thread or more.")
+    if out is None:
+        if source.is_file():
+            raise ConfigError(f"{source} is a file; name the folder of the catalog too, OUT.")
+        options = Options(overwrite=overwrite, strict=strict, dry_run=dry_run)
+        _stages(["build-catalog"], source, config, options)
+        return 0
+    if config is not None:
+        raise ConfigError("--config is of a run folder; with OUT, the first argument is the file.")
     if dry_run:
         from lczcube.plans import plan_catalog
 
-        plan = plan_catalog(config, out)
+        plan = plan_catalog(source, out)
         print(plan.text)
         return 1 if plan.n_missing else 0
     from lczcube.catalog import build_catalog
 
     with _file_progress() as progress:
         report = build_catalog(
-            config, out, overwrite=overwrite, strict=strict, workers=workers, progress=progress
+            source, out, overwrite=overwrite, strict=strict, workers=workers, progress=progress
         )
     counts, *left_out = str(report).splitlines()
     print("\n".join(left_out), end="\n" if left_out else "", file=sys.stderr)
@@ -173,11 +189,12 @@ def describe(
     config: Path | None = None,
     seams: bool = False,
     picture: Path | None = None,
-) -> None:
+) -> int:
     """Print the grid and the layers of every city's cube, and what they cover; reads no pixel.
 
     Coverage is which city and year has what share of each layer, what all layers together leave,
-    and which labels there are.
+    and which labels there are. A city that lacks a layer has no cube and is shown all the same;
+    the exit status is 1 then.
 
     Parameters
     ----------
@@ -192,11 +209,12 @@ def describe(
         Also draw the coverage: a PNG.
     """
     from lczcube.coverage import coverage_of, plot_coverage
+    from lczcube.errors import CatalogError
     from lczcube.runfolder import open_run
     from lczcube.seams import find_seams
     from lczcube.stages import describe_cube
 
-    run = open_run(folder, config)
+    run, status = open_run(folder, config), 0
     for city in run.cities:
         grid = run.grids[city]
         rows, columns = grid.shape
@@ -204,15 +222,20 @@ def describe(
             f"{city}: {grid.crs}, {rows} x {columns} pixels of {grid.pixel_m:g} m, cells of "
             f"{grid.cell_m:g} m at a stride of {grid.stride_m:g} m"
         )
-        for name, facts in describe_cube(run.cube(city)).items():
-            print(f"  {name}: " + ", ".join(f"{k} {v}" for k, v in facts.items()))
-        if seams:
-            print(find_seams(run.cube_of_files(city, grid.halo_px)).to_text())
+        try:
+            for name, facts in describe_cube(run.cube(city)).items():
+                print(f"  {name}: " + ", ".join(f"{k} {v}" for k, v in facts.items()))
+            if seams:
+                print(find_seams(run.cube_of_files(city, grid.halo_px)).to_text())
+        except CatalogError as error:
+            print(f"  no cube: {error}")
+            status = 1
     told = coverage_of(run)
     print(told.to_text())
     if picture is not None:
         plot_coverage(told, picture)
         print(f"picture {picture}")
+    return status
 
 
 @app.command
@@ -260,7 +283,7 @@ def synth(
 
 @app.command
 def template(
-    path: Path, /, *, run: Path | None = None, city: str | None = None, crs: str = "EPSG:4326"
+    path: Path, /, *, run: Path | None = None, city: str | None = None, crs: str | None = None
 ) -> None:
     """Write an empty GeoPackage to draw training areas in, styled for QGIS.
 
@@ -273,12 +296,17 @@ def template(
     city
         City of the run; default: its only one.
     crs
-        CRS to draw in, without a run.
+        CRS to draw in, without a run; default: EPSG:4326.
     """
+    from lczcube.errors import ConfigError
     from lczcube.labels import write_template
 
+    if run is None and city is not None:
+        raise ConfigError(f"--city {city} is of a run; name its folder with --run.")
+    if run is not None and crs is not None:
+        raise ConfigError(f"--crs {crs} and --run: with a run it is the CRS of the city's grid.")
     grid = None if run is None else _grid_of(run, city)
-    print(f"template {write_template(path, grid=grid, crs=crs)}")
+    print(f"template {write_template(path, grid=grid, crs=crs or 'EPSG:4326')}")
 
 
 def _grid_of(folder: Path, city: str | None) -> "Grid":
@@ -410,8 +438,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     given = sys.argv[1:] if arguments is None else arguments
     verbose = "-v" in given or "--verbose" in given
-    with _one_line_errors(verbose=verbose):
+    with _one_line_errors(verbose=verbose), _quiet_pipe():
         status = app(given, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
         sys.exit(status or 0)
 
 
@@ -430,7 +459,18 @@ def _one_line_errors(*, verbose: bool) -> Iterator[None]:
     except OSError as error:
         if verbose:
             raise
-        _refuse(f"{type(error).__name__}: {error}; run with -v for the traceback.", 1)
+        _refuse(f"{type(error).__name__}: {error}", 1)
+
+
+@contextmanager
+def _quiet_pipe() -> Iterator[None]:
+    """Nothing is said where whoever read the output, such as ``head``, has had enough."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is left in the buffer goes nowhere, not to a closed pipe when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
 
 
 def _refuse(message: str, status: int) -> None:
@@ -453,8 +493,10 @@ def _stages(
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     from lczcube.pipeline import plan, run_stages, score_run
     from lczcube.runfolder import open_run
-    from lczcube.runtime import n_cores, open_scheduler
+    from lczcube.runtime import memory_budget_bytes, n_cores, open_scheduler
     from lczcube.stages import write_cubes
+
+    memory_budget_bytes(options.memory)  # refuses what is no size, before anything is done
 
     run = open_run(
         folder,

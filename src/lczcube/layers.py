@@ -175,13 +175,16 @@ def year_of(item: pystac.Item) -> int:
 
 def raise_no_items(catalog: Catalog, name: str, wanted: Wanted) -> NoReturn:
     """Raise a CatalogError that names the layer, the place, the date, and the dates there are."""
-    dates = sorted({_date(item) for item in catalog.items(name)})
+    items = catalog.items(name)
+    dates = sorted({_date(item) for item in items})
     grid = wanted.grid
+    held = f"it has dates {', '.join(dates)}" if dates else "it has none anywhere"
+    if catalog.layer(name).static and items:
+        held = f"its {len(items)} lie elsewhere, and meet every year"
     raise CatalogError(
         f"layer {name!r} has no item on this grid ({grid.crs}, bbox {_rounded(grid.bbox)})"
-        f"{f' at {wanted.when}' if wanted.when else ''}; it has dates "
-        f"{', '.join(dates) or 'none'}. Check the bbox and the year, add the missing input, or say "
-        'how to do without: missing = "drop_layer" or "indicator".'
+        f"{f' at {wanted.when}' if wanted.when else ''}; {held}. Check the bbox and the year, add "
+        'the missing input, or say how to do without: missing = "drop_layer" or "indicator".'
     )
 
 

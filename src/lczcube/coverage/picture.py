@@ -59,6 +59,7 @@ def plot_coverage(coverage: Coverage, path: str | Path) -> Path:
     made_up = " (synthetic data)" if coverage.synthetic else ""
     figure.suptitle(f"Coverage of {coverage.id}{made_up}", fontsize=13, color=INK)
     target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     figure.savefig(partial, dpi=150, format="png", metadata={"Software": None})
     partial.replace(target)

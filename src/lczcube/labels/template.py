@@ -13,6 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyogrio
 import shapely
+from pyproj import CRS
+from pyproj.exceptions import CRSError
 
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
@@ -79,13 +81,15 @@ def write_template(path: str | Path, *, grid: Grid | None = None, crs: str = LON
     ------
     LabelError
         If the file is there already, as it may hold what somebody drew; if it is not called
-        ``.gpkg``; or if the grid has over 250,000 cells.
+        ``.gpkg``; if the CRS is none; or if the grid has over 250,000 cells.
     """
     target = Path(path)
     if target.suffix != ".gpkg":
         raise LabelError(f"{target} must be called .gpkg, which QGIS knows it by.")
     if target.exists():
         raise LabelError(f"{target} is there already and may hold areas; name a new file.")
+    if grid is None:
+        _require_crs(crs)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
         draft, packed = Path(folder) / "draft.gpkg", Path(folder) / "packed.gpkg"
@@ -95,6 +99,13 @@ def write_template(path: str | Path, *, grid: Grid | None = None, crs: str = LON
         _write_styles(draft, packed, has_cells=grid is not None)
         packed.replace(target)
     return target
+
+
+def _require_crs(crs: str) -> None:
+    try:
+        CRS.from_user_input(crs)
+    except CRSError as error:
+        raise LabelError(f"crs = {crs!r} is no CRS; write EPSG:n, such as EPSG:32632.") from error
 
 
 def _write_label_layer(draft: Path, crs: str) -> None:
