@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from lczcube.errors import ConfigError, MissingInputError
 from lczcube.sources import SOURCES, AnyInput, Input
 from lczcube.sources.files import redact
-from lczcube.sources.inputs import Names, SafeName, Table, Year
+from lczcube.sources.inputs import Names, SafeName, Table, Year, as_texts
 
 BBox = tuple[float, float, float, float]
 
@@ -88,6 +88,52 @@ class PropagateTable(Table):
     k: Count = 10
     min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
     exclude_eval_m: Annotated[float, Field(ge=0)] = 320.0
+
+
+class RulesTable(Table):
+    """The ``[rules]`` table: cells labelled by what OpenStreetMap has there.
+
+    Attributes
+    ----------
+    osm : str or tuple of str
+        Names of ``osm`` inputs. What any of them has, at any of its dates, counts.
+    classes : tuple of str
+        Natural classes that are labelled, of :data:`lczcube.labels.RULES`. Default: water alone.
+    min_cover, max_other : float
+        Least share of a cell under features of its class, over 0.5 to 1, and most under others, 0
+        to under 0.5.
+    year : int, optional
+        Year of the image: what began later is left out. Default: that of the features.
+    weight : float
+        Weight of such a label beside a drawn one in training.
+    exclude_eval_m : float
+        Cells that touch each other are one group; a group that comes within this distance of an
+        evaluation label does not train what is scored on it, m.
+    drop_far : bool
+        Drop cells that look unlike the others of their class.
+    deviations : float
+        How far that is, in scaled median absolute deviations of the class.
+    """
+
+    osm: Annotated[tuple[str, ...], BeforeValidator(as_texts), Field(min_length=1)]
+    classes: Annotated[
+        tuple[Literal["water", "dense_trees", "scrub", "low_plants", "bare_rock"], ...],
+        Field(min_length=1, strict=False),
+    ] = ("water",)
+    min_cover: Annotated[float, Field(gt=0.5, le=1)] = 0.95
+    max_other: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    year: Year | None = None
+    weight: Positive = 1.0
+    exclude_eval_m: Annotated[float, Field(ge=0)] = 320.0
+    drop_far: bool = True
+    deviations: Positive = 3.0
+
+    @field_validator("osm", "classes")
+    @classmethod
+    def _check_repeats(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError(f"names {', '.join(names)}; name each once")
+        return names
 
 
 class RunTable(Table):
@@ -210,6 +256,8 @@ class CityFile(Table):
         The ``[[input]]`` tables.
     grid, propagate, xgb, unet
         The tables of that name, filled with defaults.
+    rules : RulesTable or None
+        The ``[rules]`` table; without it no cell is labelled by rule.
     run : RunTable or None
         The ``[run]`` table; None in a catalog file.
     """
@@ -220,6 +268,7 @@ class CityFile(Table):
     grid: GridTable = GridTable()
     inputs: Annotated[tuple[AnyInput, ...], Field(alias="input", min_length=1, strict=False)]
     propagate: PropagateTable = PropagateTable()
+    rules: RulesTable | None = None
     run: RunTable | None = None
     unet: UnetTable = UnetTable()
     xgb: XgbTable = XgbTable()
@@ -325,6 +374,7 @@ def _table_of(
     tables: dict[str, type[Table]] = {
         "grid": GridTable,
         "propagate": PropagateTable,
+        "rules": RulesTable,
         "run": RunTable,
         "unet": UnetTable,
         "xgb": XgbTable,
@@ -371,6 +421,8 @@ def _require_consistent(config: CityFile) -> None:
     _require_donors(config)
     if config.run is not None:
         _require_run(config, config.run)
+    if config.rules is not None:
+        _require_rules(config, config.rules)
 
 
 def _require_unique_names(config: CityFile) -> None:
@@ -443,6 +495,20 @@ def _require_run(config: CityFile, run: RunTable) -> None:
         raise ConfigError(
             'split = "city" in [run] leaves one city out and wants two or more; '
             'this file has one. Use "polygon" or "block".'
+        )
+
+
+def _require_rules(config: CityFile, rules: RulesTable) -> None:
+    if config.run is None:
+        raise ConfigError(
+            "[rules] labels cells of a run, and this file has no [run]; add one, or drop [rules]."
+        )
+    osm = [entry.name for entry in config.inputs if entry.source == "osm"]
+    unknown = [name for name in rules.osm if name not in osm]
+    if unknown:
+        raise ConfigError(
+            f"[rules] osm names {unknown[0]!r}, which is no input of OpenStreetMap features; inputs "
+            f'with source = "osm": {_listed(osm) or "none"}.'
         )
 
 

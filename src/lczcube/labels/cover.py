@@ -99,6 +99,14 @@ def read_feature_states(
     return [_state(date, items[date], grid) for date in sorted(dates or items)]
 
 
+def join_states(states: Sequence[FeatureState]) -> list[FeatureState]:
+    """The states of several inputs as one a date, in order of date."""
+    by_date: dict[str, list[FeatureState]] = {}
+    for state in states:
+        by_date.setdefault(state.date, []).append(state)
+    return [_joined(date, by_date[date]) for date in sorted(by_date)]
+
+
 def cell_squares(grid: Grid) -> Geometries:
     """The cells of a grid as squares, row by row from the north."""
     return _squares(grid, 1)
@@ -140,10 +148,17 @@ def areas_on_cells(table: gpd.GeoDataFrame, grid: Grid, squares: Geometries) -> 
 
 
 def _state(date: str, items: Sequence[pystac.Item], grid: Grid) -> FeatureState:
-    tables = [_read_table(item, grid) for item in items]
-    table = gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs="EPSG:4326")
     extents = [shapely.geometry.shape(item.geometry) for item in items]
-    return FeatureState(date, table, shapely.union_all(extents))
+    tables = [_read_table(item, grid) for item in items]
+    parts = [FeatureState(date, *part) for part in zip(tables, extents, strict=True)]
+    return _joined(date, parts)
+
+
+def _joined(date: str, parts: Sequence[FeatureState]) -> FeatureState:
+    table = gpd.GeoDataFrame(
+        pd.concat([part.table for part in parts], ignore_index=True), crs="EPSG:4326"
+    )
+    return FeatureState(date, table, shapely.union_all([part.extent for part in parts]))
 
 
 def _read_table(item: pystac.Item, grid: Grid) -> gpd.GeoDataFrame:

@@ -31,6 +31,14 @@ LICENSE = "ODbL-1.0"
 COUNTS = "rule_counts"
 """Key of the counts in the ``attrs`` of a table of rule labels."""
 
+REASONS = {
+    "contradict_a_label": "touching a label of another class",
+    "near_evaluation": "near evaluation labels",
+    "no_pixels": "without valid pixels",
+    "far": "far from the others",
+}
+"""Why a cell was dropped after the rules, by its key in the counts, and in words."""
+
 SLACK = 1e-9
 """A share this little past its limit still meets it: the order of a sum does not decide."""
 
@@ -115,7 +123,8 @@ def counts_text(labels: gpd.GeoDataFrame) -> str:
     Parameters
     ----------
     labels : geopandas.GeoDataFrame
-        From :func:`label_by_rules`, or of :func:`lczcube.labels.likeness.drop_far`.
+        From :func:`label_by_rules`, or of :func:`lczcube.labels.likeness.drop_far`; or, of a run,
+        ``run.rule_labels(city)``.
     """
     counts = labels.attrs[COUNTS]
     lines = [
@@ -125,8 +134,9 @@ def counts_text(labels: gpd.GeoDataFrame) -> str:
     for name, of in counts["rules"].items():
         dates = ", ".join(f"{n} on {date}" for date, n in of["covered_by_date"].items())
         dropped = f"{of['contradicted']} contradicted, {of['claimed_twice']} claimed twice"
-        if "far" in of:
-            dropped += f", {of['far']} far from the others"
+        for reason, words in REASONS.items():
+            if reason in of:
+                dropped += f", {of[reason]} {words}"
         lines.append(
             f"{name}: {of['covered']} covered ({dates}), {dropped}; {of['kept']} kept, LCZ "
             f"{of['lcz']}"

@@ -20,6 +20,7 @@ from lczcube.cube import GRID_ATTR, grid_of, halo_of, image
 from lczcube.errors import ConfigError, LabelError
 from lczcube.grid import Grid
 from lczcube.labels.burn import label_cells
+from lczcube.labels.origins import LABEL, ORIGIN, is_by_rule
 from lczcube.windows import STATS, aggregate_patches
 
 MIN_VALID_FRACTION = 0.5
@@ -51,7 +52,8 @@ def build_samples(
     Parameters
     ----------
     labels : geopandas.GeoDataFrame
-        Label table in the grid's CRS: patches, polygons, or both.
+        Label table in the grid's CRS: patches, polygons, or both. A column ``origin`` goes on to
+        the samples.
     cube : xarray.Dataset
         From :func:`lczcube.open_cube`.
     cells : xarray.Dataset
@@ -66,7 +68,8 @@ def build_samples(
         ``patch_id``, ``city``, ``group``, ``split`` str; ``lcz`` uint8; ``weight``,
         ``valid_fraction`` float32; ``x``, ``y`` float64, centre in the grid's CRS; ``size_m``
         float64, side of the square that the label is of. ``attrs["n_dropped"]`` counts samples
-        without enough valid pixels; ``attrs["unit"]`` is ``patch``, ``pixel`` or ``cell``.
+        without enough valid pixels; ``attrs["unit"]`` is ``patch``, ``pixel`` or ``cell``, or
+        ``rule`` where all have their class from a rule: then there may be no sample at all.
 
     Raises
     ------
@@ -91,6 +94,8 @@ def build_samples(
         )
     table, features = (_joined(column) for column in zip(*parts, strict=True))
     unit = _unit(grid_of(cube), any_polygons=bool(len(polygons)))
+    if is_by_rule(table).all():
+        unit = "rule"
     return _dataset(table, features, cells).assign_attrs(unit=unit)
 
 
@@ -124,7 +129,7 @@ def read_pixels(samples: xr.Dataset, cube: xr.Dataset) -> xr.Dataset:
 
 def write_samples(samples: xr.Dataset, path: str | Path) -> None:
     """Write samples as one Parquet table: a column a feature, attributes in its metadata."""
-    columns = {name: samples[name].values for name in COLUMNS}
+    columns = {name: samples[name].values for name in _columns_of(samples)}
     features = pd.DataFrame(samples["features"].values, columns=samples["feature"].values.tolist())
     table = pd.concat([pd.DataFrame(columns), features], axis=1)
     table.attrs = dict(samples.attrs)
@@ -136,8 +141,9 @@ def write_samples(samples: xr.Dataset, path: str | Path) -> None:
 def read_samples(path: str | Path) -> xr.Dataset:
     """Samples of :func:`write_samples`, in memory."""
     table = pd.read_parquet(path)
-    features = table.drop(columns=list(COLUMNS))
-    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in COLUMNS}
+    names = _columns_of(table)
+    features = table.drop(columns=names)
+    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in names}
     data["features"] = (("sample", "feature"), features.to_numpy(np.float32))
     return xr.Dataset(data, coords={"feature": features.columns.tolist()}, attrs=table.attrs)
 
@@ -158,7 +164,8 @@ def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
                 "samples of the cities differ in features or products; aggregate every city from "
                 "the same inputs with the same stats."
             )
-    joined = xr.concat(parts, dim="sample", join="exact", combine_attrs="drop")
+    told = [_with_origin(part) for part in parts] if any(ORIGIN in p for p in parts) else parts
+    joined = xr.concat(told, dim="sample", join="exact", combine_attrs="drop")
     units = sorted({part.attrs["unit"] for part in parts})
     return joined.assign_attrs(
         products=first.attrs["products"],
@@ -184,7 +191,7 @@ def without_absent(dataset: xr.Dataset, others: Sequence[xr.Dataset]) -> xr.Data
 
 def sample_frame(samples: xr.Dataset) -> pd.DataFrame:
     """The samples without their features, one row each: what a split needs."""
-    return pd.DataFrame({name: samples[name].values for name in COLUMNS})
+    return pd.DataFrame({name: samples[name].values for name in _columns_of(samples)})
 
 
 def sample_squares(samples: xr.Dataset, grid: Grid, *, side_m: float | None = None) -> Any:
@@ -211,6 +218,16 @@ def sample_squares(samples: xr.Dataset, grid: Grid, *, side_m: float | None = No
         geometry=shapely.box(x - half, y - half, x + half, y + half),
         crs=grid.crs,
     )
+
+
+def _columns_of(samples: xr.Dataset | pd.DataFrame) -> list[str]:
+    return [*COLUMNS, *([ORIGIN] if ORIGIN in samples else [])]
+
+
+def _with_origin(samples: xr.Dataset) -> xr.Dataset:
+    if ORIGIN in samples:
+        return samples
+    return samples.assign({ORIGIN: ("sample", np.full(samples.sizes["sample"], LABEL, object))})
 
 
 def _meets(labels: gpd.GeoDataFrame, grid: Grid) -> npt.NDArray[np.bool_]:
@@ -272,6 +289,7 @@ def _cell_samples(
 
 def _label_columns(labels: gpd.GeoDataFrame) -> pd.DataFrame:
     names = ["patch_id", "city", "group", "lcz", "split", "weight"]
+    names += [ORIGIN] if ORIGIN in labels else []
     return pd.DataFrame(labels[names]).reset_index(drop=True)
 
 
@@ -286,7 +304,7 @@ def _dataset(
 ) -> xr.Dataset:
     here = ~np.isin(cells["feature"].values, absent_features(cells))
     usable = table["usable"].to_numpy(bool) & np.isfinite(features[:, here]).all(axis=1)
-    if not usable.any():
+    if not usable.any() and not is_by_rule(table).all():
         raise LabelError(
             f"none of the {len(table)} labelled samples has valid pixels; do labels and inputs "
             "overlap?"
@@ -294,7 +312,8 @@ def _dataset(
     ids = table["patch_id"].to_numpy(str)[usable]
     order = np.flatnonzero(usable)[np.argsort(ids, kind="stable")]
     table = table.iloc[order]
-    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in COLUMNS}
+    names = _columns_of(table)
+    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in names}
     data["valid_fraction"] = (("sample",), table["valid_fraction"].to_numpy(np.float32))
     data["features"] = (("sample", "feature"), features[order])
     return xr.Dataset(

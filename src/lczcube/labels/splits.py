@@ -13,6 +13,7 @@ import pandas as pd
 import shapely
 
 from lczcube.errors import ConfigError, LabelError
+from lczcube.labels.origins import groups_near, is_by_rule
 from lczcube.lcz import require_codes
 
 Method = Literal["given", "block", "polygon", "city", "holdout", "random"]
@@ -113,6 +114,7 @@ def split_labels(
     buffer_m: float = 320,
     test_share: float = 0.3,
     roles: Mapping[str, Roles] | None = None,
+    exclude_eval_m: float = 320,
 ) -> Split:
     """Folds of a label table or of samples.
 
@@ -145,6 +147,11 @@ def split_labels(
     roles : mapping of str to Roles, optional
         By city, for ``given``; any other city trains on ``training`` and is scored on
         ``validation`` and ``testing``.
+    exclude_eval_m : float
+        Of rows whose column ``origin`` says ``rule``: they train and are never evaluated, and a
+        group of them within this distance of an evaluation row of its city does not train in that
+        fold; with ``city``, none of a city that is left out does. Default 320. Their positions are
+        wanted, as for ``block``, where it is ``buffer_m`` if that is more.
 
     Returns
     -------
@@ -161,16 +168,23 @@ def split_labels(
         than folds, no rows to train on.
     """
     _require_options(method, folds, seed, block_m, buffer_m, test_share)
-    _require_columns(frame, method)
-    order = _canonical_order(frame)
+    if not exclude_eval_m >= 0:
+        raise ConfigError(f"exclude_eval_m = {exclude_eval_m}: a distance is 0 m or more.")
+    by_rule = is_by_rule(frame)
+    labels = frame[~by_rule]
+    _require_columns(labels, method)
+    order = _canonical_order(labels)
     plan = _Plan(
-        frame.iloc[order].reset_index(drop=True),
+        labels.iloc[order].reset_index(drop=True),
         *(folds, seed, block_m, buffer_m, test_share),
         roles=roles or {},
     )
-    split = _SPLITTERS[method](plan)
-    missing = tuple(_untrained_classes(split, plan.lcz))
-    return _in_order(dataclasses.replace(split, warnings=split.warnings + missing), order)
+    split = _in_order(_SPLITTERS[method](plan), order)
+    if by_rule.any():
+        far_m = max(exclude_eval_m, buffer_m) if method == "block" else exclude_eval_m
+        split = _beside_rules(split, frame, by_rule, far_m)
+    missing = tuple(_untrained_classes(split, frame["lcz"].to_numpy(np.uint8)))
+    return dataclasses.replace(split, warnings=split.warnings + missing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,12 +430,15 @@ def _squares(frame: pd.DataFrame) -> tuple[npt.NDArray[np.object_], npt.NDArray[
     if isinstance(frame, gpd.GeoDataFrame):
         if frame.crs is None or not frame.crs.is_projected:
             raise LabelError(
-                "split 'block' measures in metres and the geometries are not in a projected CRS; "
+                "distances are measured in metres and the geometries are not in a projected CRS; "
                 "transform them (to_crs)."
             )
         return frame.geometry.to_numpy(), np.full(len(frame), "", dtype=object)
     if not {"x", "y"} <= set(frame.columns):
-        raise LabelError("split 'block' needs geometries in metres, or the columns x and y.")
+        raise LabelError(
+            "distances need geometries in metres, or the columns x and y; split 'block' and rows by "
+            "rule are kept apart by them."
+        )
     x, y = frame["x"].to_numpy(np.float64), frame["y"].to_numpy(np.float64)
     half = frame["size_m"].to_numpy(np.float64) / 2 if "size_m" in frame else 0.0
     cities = frame["city"] if "city" in frame else pd.Series("", index=frame.index)
@@ -438,6 +455,41 @@ def _blocks(
     index = np.floor(means.to_numpy() / plan.block_m).astype(np.int64)
     names = [f"{realm}/{x}/{y}" for realm, (x, y) in zip(realms, index, strict=True)]
     return np.array(names, dtype=object)
+
+
+def _beside_rules(split: Split, frame: pd.DataFrame, by_rule: BoolArray, far_m: float) -> Split:
+    """The split of the labels, with the rows by rule in training where they leak nothing."""
+    folds = np.full(len(frame), TRAINING, np.int32)
+    folds[~by_rule] = split.folds
+    excluded = np.zeros((split.n_folds, len(frame)), bool)
+    excluded[:, ~by_rule] = split.excluded
+    squares, realms = _squares(_as_seen(frame, by_rule))
+    groups = frame["group"].to_numpy().astype(object)
+    for realm in pd.unique(realms[by_rule]):
+        here = realms == realm
+        rows = np.flatnonzero(here & by_rule)
+        for fold in range(split.n_folds):
+            test = squares[here & (folds == fold)]
+            excluded[fold, rows] = groups_near(squares[rows], groups[rows], test, far_m)
+    if split.method == "city":
+        left_out = frame["city"].to_numpy() == np.array(split.names, dtype=object)[:, None]
+        excluded |= left_out & by_rule
+    n_used = by_rule.sum() - excluded[:, by_rule].sum(axis=1)
+    told = (
+        f"{by_rule.sum()} rows by rule are never evaluated; {n_used.min()} to {n_used.max()} of "
+        f"them train a fold, the others are of a group within {far_m:g} m of what it evaluates"
+        + (", or of the city left out." if split.method == "city" else ".")
+    )
+    return dataclasses.replace(
+        split, folds=folds, excluded=excluded, warnings=(*split.warnings, told)
+    )
+
+
+def _as_seen(frame: pd.DataFrame, by_rule: BoolArray) -> pd.DataFrame:
+    """The rows, those of pixels as wide as the cells of the rules, which is what is seen of them."""
+    if isinstance(frame, gpd.GeoDataFrame) or "size_m" not in frame:
+        return frame
+    return frame.assign(size_m=frame["size_m"].clip(lower=frame["size_m"][by_rule].max()))
 
 
 def _within_buffer(
