@@ -390,10 +390,11 @@ def check_labels(folder: Path, /, *, config: Path | None = None, limit: int = 20
     """
     from lczcube.labels.quality import check_labels as check
     from lczcube.labels.quality_plot import plot_suspects
+    from lczcube.labels.samples import without_rules
     from lczcube.runfolder import open_run
 
     run = open_run(folder, config)
-    samples = run.samples()
+    samples = {city: without_rules(part) for city, part in run.samples().items()}
     for city in run.cities:
         labels = run.labels(city)
         if labels.empty:

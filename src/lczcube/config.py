@@ -507,8 +507,13 @@ def _require_rules(config: CityFile, rules: RulesTable) -> None:
     unknown = [name for name in rules.osm if name not in osm]
     if unknown:
         raise ConfigError(
-            f"[rules] osm names {unknown[0]!r}, which is no input of OpenStreetMap features; inputs "
-            f'with source = "osm": {_listed(osm) or "none"}.'
+            f"[rules] osm names {unknown[0]!r}, which is no input of OpenStreetMap features; "
+            f'inputs with source = "osm": {_listed(osm) or "none"}.'
+        )
+    if rules.drop_far and set(config.run.features) <= set(osm):
+        raise ConfigError(
+            "drop_far in [rules] compares cells by features that know no rule, and [run] features "
+            f"has {_listed(config.run.features)} alone. Add another, or set drop_far = false."
         )
 
 

@@ -103,6 +103,7 @@ def cross_validate(
     seeds: Sequence[int],
     progress: Callable[[str], None],
     roles: Mapping[str, Roles] | None = None,
+    exclude_eval_m: float = 320,
 ) -> CrossValidation:
     """Scores of candidates over seeds and folds; fits every model of every fold.
 
@@ -124,10 +125,21 @@ def cross_validate(
         Told of every seed and candidate.
     roles : mapping of str to Roles, optional
         What the publisher's splits are for, by city.
+    exclude_eval_m : float
+        How far samples by rule keep from what a fold evaluates, m; they are never evaluated. See
+        :func:`lczcube.labels.split_labels`. Default 320.
     """
     frame = sample_frame(samples)
     splits = [
-        split_labels(frame, method=method, folds=folds, seed=seed, roles=roles) for seed in seeds
+        split_labels(
+            frame,
+            method=method,
+            folds=folds,
+            seed=seed,
+            roles=roles,
+            exclude_eval_m=exclude_eval_m,
+        )
+        for seed in seeds
     ]
     out_of_fold = {
         candidate.name: [

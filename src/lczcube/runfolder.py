@@ -30,6 +30,9 @@ RUN_FILE = "run.json"
 CUBE_STORE = "cube.zarr"
 """A city's cube, once it was brought home."""
 
+RULE_LABELS = "rule_labels.parquet"
+"""The cells of a city that a rule labelled, with the counts of those that it did not."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -153,6 +156,12 @@ class Run:
         labels = read_labels(self.catalog, self.table.labels, crs=crs, cities=boxes, keep_sets=True)
         return single_class(labels[labels["city"] == city])
 
+    def rule_labels(self, city: str) -> gpd.GeoDataFrame | None:
+        """The city's labels by rule, as the stage ``aggregate`` left them; None without [rules]."""
+        if self.config.rules is None:
+            return None
+        return gpd.read_parquet(self.path(city, RULE_LABELS))
+
     def samples(self, name: str = "samples.parquet") -> dict[str, xr.Dataset]:
         """Samples of every city that has some."""
         paths = {city: self.path(city, name) for city in self.cities}
@@ -167,6 +176,7 @@ class Run:
             features=open_features(self.path(city, "features.zarr")),
             labels=self.labels(city),
             pseudo_labels=gpd.read_parquet(self.path(city, "pseudo_labels.parquet")),
+            rule_labels=self.rule_labels(city),
         )
 
 

@@ -16,11 +16,13 @@ from lczcube.crossval import CrossValidation
 from lczcube.cubestore import write_cube
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import comparisons_table, scores_table
+from lczcube.labels.rule_samples import join_rules
 from lczcube.labels.samples import (
     build_samples,
     join_samples,
     read_pixels,
     without_absent,
+    without_rules,
     write_samples,
 )
 from lczcube.labels.splits import rows_of_roles
@@ -34,7 +36,17 @@ from lczcube.propagate import (
     pseudo_label_table,
 )
 from lczcube.protocols import ScoreProtocol, spread_table
-from lczcube.runfolder import CUBE_STORE, Run, write_json
+from lczcube.runfolder import CUBE_STORE, RULE_LABELS, Run, write_json
+from lczcube.runrules import (
+    ROLES,
+    keep_like_samples,
+    label_city_by_rules,
+    rule_inputs,
+    rule_settings,
+    rules_manifest,
+    rules_summary,
+    write_rule_labels,
+)
 from lczcube.runtime import memory_budget_bytes, require_memory
 from lczcube.training import (
     cross_validate_models,
@@ -47,8 +59,6 @@ from lczcube.training import (
 from lczcube.windows import aggregate, projected_peak_bytes
 
 PLACES: dict[str, Any] = {"cities": {"__all__": {"bbox", "crs"}}}
-ROLES = {"donors", "evaluate_on"}
-
 SETTINGS = {"run", "grid", "propagate", "xgb", "unet"}
 
 MAP_TITLES = {"cells": "XGBoost on windows", "pixels": "U-Net on pixels"}
@@ -95,7 +105,7 @@ def require_cube_fits(run: Run, cube: xr.Dataset) -> int:
 
 def _build_catalog(run: Run) -> str:
     report = build_catalog(run.config.source_path, run.folder / "catalog", strict=run.strict)
-    wanted = {*run.table.features, *run.table.labels}
+    wanted = {*run.table.features, *run.table.labels, *rule_inputs(run)}
     built = set(open_catalog(run.folder / "catalog" / "catalog.json").collection_ids)
     if wanted - built:
         reasons = " ".join(failure.reason for failure in report.failures)
@@ -157,14 +167,16 @@ def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
 
 
 def _aggregate(run: Run) -> str:
-    counts, n_sets = {}, {}
+    counts, n_sets, by_rule = {}, {}, []
     for city in run.cities:
         run.progress(f"aggregate: {city}")
-        cube = run.cube(city)
+        cube, labels = run.cube(city), run.labels(city)
+        rules = label_city_by_rules(run, city, cube, labels)
         store = run.path(city, "features.zarr")
         write_product({"cells": aggregate(cube, stats=run.table.stats)}, store, overwrite=True)
-        labels = run.labels(city)
-        counts[city] = _write_samples(run, city, cube, labels)
+        counts[city], kept = _write_samples(run, city, cube, labels, rules)
+        if kept is not None:
+            by_rule.append(rules_summary(city, kept))
         n_sets[city] = labels.attrs["n_sets"]
     if not any(counts.values()):
         raise LabelError(
@@ -173,18 +185,30 @@ def _aggregate(run: Run) -> str:
         )
     lines = [f"{n} labelled samples in {city}" for city, n in counts.items()]
     lines += [f"{n} labels of several classes unused in {city}" for city, n in n_sets.items() if n]
-    return ", ".join(lines)
+    return ", ".join(lines + by_rule)
 
 
-def _write_samples(run: Run, city: str, cube: xr.Dataset, labels: gpd.GeoDataFrame) -> int:
-    if labels.empty:
-        return 0
+def _write_samples(
+    run: Run,
+    city: str,
+    cube: xr.Dataset,
+    labels: gpd.GeoDataFrame,
+    rules: gpd.GeoDataFrame | None,
+) -> tuple[int, gpd.GeoDataFrame | None]:
+    """Number of samples that somebody labelled, and the labels by rule that are samples."""
+    path, of_pixels = run.path(city, "samples.parquet"), run.path(city, "pixels.parquet")
+    table = labels if rules is None else join_rules(labels, rules)
+    if table.empty:
+        for stale in (path, of_pixels):
+            stale.unlink(missing_ok=True)
+        return 0, write_rule_labels(run, city, rules)
     cells = open_features(run.path(city, "features.zarr"))
-    samples = build_samples(labels, cube, cells, stats=run.table.stats)
-    write_samples(samples, run.path(city, "samples.parquet"))
+    samples = build_samples(table, cube, cells, stats=run.table.stats)
+    rules, samples = keep_like_samples(run, rules, samples)
+    write_samples(samples, path)
     if "forest_pixels" in run.table.baselines:
-        write_samples(read_pixels(samples, cube), run.path(city, "pixels.parquet"))
-    return int(samples.sizes["sample"])
+        write_samples(read_pixels(samples, cube), of_pixels)
+    return _n_labelled(samples), write_rule_labels(run, city, rules)
 
 
 def _propagate(run: Run) -> str:
@@ -209,14 +233,19 @@ def _donor_cities(run: Run, city: str, samples: dict[str, xr.Dataset]) -> list[s
     donors = run.config.propagate.donors
     named = {"all": list(samples), "own": [city]}.get(str(donors), donors)
     cities = [name for name in named if name in samples and samples[name].sizes["sample"]]
-    if not cities:
+    # Rules know natural classes alone: every cell would be one.
+    if not any(_n_labelled(samples[name]) for name in cities):
         raise LabelError(
             f"city {city!r} has no donors: donors = {donors!r} and labels to train on lie in "
-            f"{', '.join(n for n in samples if samples[n].sizes['sample']) or 'no city'}; "
+            f"{', '.join(n for n in samples if _n_labelled(samples[n])) or 'no city'}; "
             f"{_splits_of(run, city)}. Name cities with labels in [propagate] donors, or a city's "
             "donor splits in its table (donors = [...])."
         )
     return cities
+
+
+def _n_labelled(samples: xr.Dataset) -> int:
+    return int(without_rules(samples).sizes["sample"])
 
 
 def _splits_of(run: Run, city: str) -> str:
@@ -233,12 +262,12 @@ def _keep(run: Run, city: str, voted: xr.Dataset, donor_id: Any) -> str:
             for name in ("lcz", "kept", "confidence", "donor", "distance")
         }
     )
-    labels = run.labels(city)
+    labels, rules = run.labels(city), run.rule_labels(city)
     _, evaluated = rows_of_roles(labels, roles_of(run.config))
     is_evaluation = evaluated if run.table.split == "given" else np.zeros(len(labels), bool)
     narrowed, counts = exclude_pseudo_labels(
         cells,
-        labels=labels,
+        labels=labels if rules is None else join_rules(labels, rules),
         evaluation=labels[is_evaluation],
         exclude_eval_m=run.config.propagate.exclude_eval_m,
     )
@@ -284,7 +313,8 @@ def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
         run.path(city, "lcz.png"),
         title=f"Local Climate Zones, {city}{year}" + (" (synthetic data)" if synthetic else ""),
         note=f"{run.grids[city].crs}. Made with lczcube {__version__} from "
-        f"{', '.join(run.table.features)}; labels {', '.join(run.table.labels)}.",
+        f"{', '.join(run.table.features)}; labels {', '.join(run.table.labels)}"
+        + (f", rules {', '.join(rule_inputs(run))}." if rule_inputs(run) else "."),
     )
 
 
@@ -295,7 +325,8 @@ def _years(run: Run) -> set[int]:
 
 def _manifest(run: Run) -> dict[str, Any]:
     """What a map is made of: the root attributes of its store."""
-    names = [*run.table.features, *run.table.labels]
+    roles = {"features": run.table.features, "labels": run.table.labels, "rules": rule_inputs(run)}
+    names = dict.fromkeys(name for of in roles.values() for name in of)
     layers = [run.catalog.layer(name) for name in names]
     return {
         "lczcube_version": __version__,
@@ -307,12 +338,12 @@ def _manifest(run: Run) -> dict[str, Any]:
                 "license": layer.license,
                 "license_note": layer.license_note,
                 "ai_derived": layer.ai_derived,
-                "role": "features" if layer.name in run.table.features else "labels",
+                "role": " and ".join(role for role, of in roles.items() if layer.name in of),
                 "items": _item_facts(run, layer.name),
             }
             for layer in layers
         },
-        "settings": run.config.model_dump(mode="json", include=SETTINGS),
+        **rules_manifest(run, run.config.model_dump(mode="json", include=SETTINGS)),
     }
 
 
@@ -411,8 +442,13 @@ STAGES: tuple[Stage, ...] = (
             "labels": run.table.labels,
             "stats": run.table.stats,
             "baselines": run.table.baselines,
+            **rule_settings(run),
         },
-        _in_cities("features.zarr"),
+        lambda run: [
+            run.path(city, name)
+            for city in run.cities
+            for name in ("features.zarr", *([RULE_LABELS] if run.config.rules else []))
+        ],
         _aggregate,
     ),
     Stage(

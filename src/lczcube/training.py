@@ -23,7 +23,8 @@ from lczcube.cube import image
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
 from lczcube.labels import Roles, rasterize_labels
-from lczcube.labels.samples import join_samples, sample_frame, sample_squares
+from lczcube.labels.origins import ORIGIN, PSEUDO, is_by_rule
+from lczcube.labels.samples import join_samples, sample_frame, sample_squares, without_rules
 from lczcube.labels.splits import rows_of_roles
 from lczcube.lcz import NODATA
 from lczcube.models import (
@@ -73,6 +74,8 @@ class CityData:
         Label table in the grid's CRS.
     pseudo_labels : geopandas.GeoDataFrame
         Of :func:`lczcube.propagate.pseudo_label_table`.
+    rule_labels : geopandas.GeoDataFrame, optional
+        Label table of the cells that are labelled by rule.
     """
 
     city: str
@@ -81,6 +84,7 @@ class CityData:
     features: xr.Dataset
     labels: gpd.GeoDataFrame
     pseudo_labels: gpd.GeoDataFrame
+    rule_labels: gpd.GeoDataFrame | None = None
 
 
 def fit_models(
@@ -145,10 +149,16 @@ def cross_validate_models(
 ) -> CrossValidation:
     """Scores of the run's models and baselines on its split; fits them on labels alone.
 
-    Pseudo-labels take no part: they were made with the labels that a fold holds out. A protocol
-    takes the place of the run's own split.
+    Pseudo-labels take no part: they were made with the labels that a fold holds out. Labels by rule
+    train, away from what a fold evaluates. A protocol takes the place of the run's own split; it
+    scores as published tables do, and labels by rule take no part in it.
     """
     run = _run_table(config)
+    if protocol is not None:
+        samples, pixels = (
+            {city: without_rules(part) for city, part in parts.items()}
+            for parts in (samples, pixels)
+        )
     joined = join_samples(list(samples.values()))
     context = _Context(config, joined, n_threads)
     candidates = (
@@ -180,15 +190,19 @@ def cross_validate_models(
         seeds=range(run.seed, run.seed + protocol.n_seeds),
         roles=roles,
         progress=progress,
+        exclude_eval_m=320 if config.rules is None else config.rules.exclude_eval_m,
     )
 
 
 def training_rows(samples: xr.Dataset, config: CityFile) -> xr.Dataset:
-    """The samples that final models train on: all, or those of the donor splits when given."""
+    """The samples that final models train on: all, or those of the donor splits when given.
+
+    Those by rule always: when splits are given, none was made near a label that is only scored.
+    """
     if _run_table(config).split != "given":
         return samples
     donors, _ = rows_of_roles(sample_frame(samples), roles_of(config))
-    return samples.isel(sample=np.flatnonzero(donors))
+    return samples.isel(sample=np.flatnonzero(donors | is_by_rule(samples)))
 
 
 def roles_of(config: CityFile) -> dict[str, Roles]:
@@ -222,6 +236,7 @@ def pseudo_samples(data: CityData, run: RunTable) -> xr.Dataset | None:
         "y": values["cell_y"].values,
         "size_m": np.full(n, float(data.grid.stride_m)),
         "valid_fraction": values["valid_fraction"].values,
+        ORIGIN: np.full(n, PSEUDO, dtype=object),
     }
     dataset = {name: (("sample",), column) for name, column in columns.items()}
     return xr.Dataset(
@@ -344,6 +359,7 @@ def _area(
     if len(labels):
         lcz = rasterize_labels(labels, data.grid)["lcz"].values
     weight = (lcz != NODATA).astype(np.float32)
+    _burn_rule_labels(lcz, weight, data, groups)
     if pseudo_weight > 0:
         _burn_pseudo_labels(lcz, weight, data, pseudo_weight)
     return Area(
@@ -353,6 +369,24 @@ def _area(
         weight=weight,
         halo_px=halo_px,
     )
+
+
+def _burn_rule_labels(
+    lcz: npt.NDArray[np.uint8],
+    weight: npt.NDArray[np.float32],
+    data: CityData,
+    groups: set[str] | None,
+) -> None:
+    """Write labels by rule, of some groups, where no label is."""
+    rules = data.rule_labels
+    if rules is not None and groups is not None:
+        rules = rules[rules["group"].isin(groups)]
+    if rules is None or rules.empty:
+        return
+    burnt = rasterize_labels(rules, data.grid)
+    free = (lcz == NODATA) & (burnt["lcz"].values != NODATA)
+    lcz[free] = burnt["lcz"].values[free]
+    weight[free] = rules["weight"].to_numpy()[burnt["patch"].values[free] - 1]
 
 
 def _burn_pseudo_labels(

@@ -94,7 +94,7 @@ def build_samples(
         )
     table, features = (_joined(column) for column in zip(*parts, strict=True))
     unit = _unit(grid_of(cube), any_polygons=bool(len(polygons)))
-    if is_by_rule(table).all():
+    if _all_by_rule(table):
         unit = "rule"
     return _dataset(table, features, cells).assign_attrs(unit=unit)
 
@@ -189,6 +189,11 @@ def without_absent(dataset: xr.Dataset, others: Sequence[xr.Dataset]) -> xr.Data
     return dataset.sel(feature=kept)
 
 
+def without_rules(samples: xr.Dataset) -> xr.Dataset:
+    """The samples whose class somebody gave."""
+    return samples.isel(sample=np.flatnonzero(~is_by_rule(samples)))
+
+
 def sample_frame(samples: xr.Dataset) -> pd.DataFrame:
     """The samples without their features, one row each: what a split needs."""
     return pd.DataFrame({name: samples[name].values for name in _columns_of(samples)})
@@ -222,6 +227,10 @@ def sample_squares(samples: xr.Dataset, grid: Grid, *, side_m: float | None = No
 
 def _columns_of(samples: xr.Dataset | pd.DataFrame) -> list[str]:
     return [*COLUMNS, *([ORIGIN] if ORIGIN in samples else [])]
+
+
+def _all_by_rule(table: pd.DataFrame) -> bool:
+    return len(table) > 0 and bool(is_by_rule(table).all())
 
 
 def _with_origin(samples: xr.Dataset) -> xr.Dataset:
@@ -304,7 +313,7 @@ def _dataset(
 ) -> xr.Dataset:
     here = ~np.isin(cells["feature"].values, absent_features(cells))
     usable = table["usable"].to_numpy(bool) & np.isfinite(features[:, here]).all(axis=1)
-    if not usable.any() and not is_by_rule(table).all():
+    if not usable.any() and not _all_by_rule(table):
         raise LabelError(
             f"none of the {len(table)} labelled samples has valid pixels; do labels and inputs "
             "overlap?"

@@ -436,8 +436,7 @@ def _squares(frame: pd.DataFrame) -> tuple[npt.NDArray[np.object_], npt.NDArray[
         return frame.geometry.to_numpy(), np.full(len(frame), "", dtype=object)
     if not {"x", "y"} <= set(frame.columns):
         raise LabelError(
-            "distances need geometries in metres, or the columns x and y; split 'block' and rows by "
-            "rule are kept apart by them."
+            "split 'block', and rows by rule, need geometries in metres, or the columns x and y."
         )
     x, y = frame["x"].to_numpy(np.float64), frame["y"].to_numpy(np.float64)
     half = frame["size_m"].to_numpy(np.float64) / 2 if "size_m" in frame else 0.0
@@ -486,7 +485,7 @@ def _beside_rules(split: Split, frame: pd.DataFrame, by_rule: BoolArray, far_m: 
 
 
 def _as_seen(frame: pd.DataFrame, by_rule: BoolArray) -> pd.DataFrame:
-    """The rows, those of pixels as wide as the cells of the rules, which is what is seen of them."""
+    """The rows, those of pixels as wide as the cells of rules: what a model sees of them."""
     if isinstance(frame, gpd.GeoDataFrame) or "size_m" not in frame:
         return frame
     return frame.assign(size_m=frame["size_m"].clip(lower=frame["size_m"][by_rule].max()))
