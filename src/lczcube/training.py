@@ -334,7 +334,11 @@ def _fit_unet(
     run = _run_table(config)
     parameters = unet_parameters(config)
     weight = run.pseudo_weight if groups is None else 0.0
-    areas = [_area(data, config, context_px(parameters), groups, weight) for data in cities]
+    halo_px = context_px(parameters)
+    areas = [
+        training_area(data, config, halo_px=halo_px, groups=groups, pseudo_weight=weight)
+        for data in cities
+    ]
     return fit_unet(
         areas,
         seed=seed,
@@ -346,9 +350,29 @@ def _fit_unet(
     )
 
 
-def _area(
-    data: CityData, config: CityFile, halo_px: int, groups: set[str] | None, pseudo_weight: float
+def training_area(
+    data: CityData,
+    config: CityFile,
+    *,
+    halo_px: int,
+    groups: set[str] | None = None,
+    pseudo_weight: float = 0.0,
 ) -> Area:
+    """The labelled pixels of a city, as a U-Net trains on them; burns the labels.
+
+    Parameters
+    ----------
+    data : CityData
+        The city.
+    config : CityFile
+        Says which labels may train, when the publisher's splits are given.
+    halo_px : int
+        Pixels past the grid.
+    groups : set of str, optional
+        Groups of labels, and of labels by rule, that train. Default: all that may.
+    pseudo_weight : float
+        Weight of a pseudo-label. Default 0: none.
+    """
     labels = data.labels
     if groups is not None:
         labels = labels[labels["group"].isin(groups)]

@@ -81,9 +81,10 @@ def build_samples(
     is_patch = np.isfinite(labels["size_m"].to_numpy(float))
     inside = _meets(labels, grid_of(cube))
     patches, polygons = labels[is_patch & inside], labels[~is_patch & inside]
-    parts = []
-    if len(patches):
-        parts.append(_patch_samples(patches, cube, cells, stats))
+    # Cells that a rule labelled may be of another size than somebody's patches.
+    parts = [
+        _patch_samples(of_size, cube, cells, stats) for _, of_size in patches.groupby("size_m")
+    ]
     if len(polygons):
         parts.append(_cell_samples(polygons, cells))
     if not parts:
