@@ -22,6 +22,7 @@ from lczcube.labels import RULES, split_labels
 from lczcube.labels.origins import groups_near, is_by_rule
 from lczcube.labels.rule_samples import keep_beside
 from lczcube.labels.rules import COUNTS
+from lczcube.labels.samples import sample_frame
 from lczcube.pipeline import run_stages, stage_state
 from lczcube.runfolder import Run, open_run
 from lczcube.stages import STAGES
@@ -433,3 +434,66 @@ def test_the_classes_of_the_table_are_the_rules_that_there_are(world: World) -> 
     assert (defaults.osm, defaults.classes) == (("osm",), ("water",))
     rule = RULES["water"]
     assert (defaults.min_cover, defaults.max_other) == (rule.min_cover, rule.max_other)
+
+
+# Real files
+
+
+def test_the_rhine_joins_labels_drawn_beside_it(realdata: Path, tmp_path: Path) -> None:
+    """Liechtenstein in 2013, its masks as features; the labels are drawn here and mean nothing."""
+    boxes = [
+        shapely.box(x, y, x + 0.004, y + 0.003)
+        for x in (9.495, 9.508, 9.516)
+        for y in (47.123, 47.129, 47.136)
+    ]
+    drawn = gpd.GeoDataFrame({"lcz": [6, 14, 11] * 3}, geometry=boxes, crs="EPSG:4326")
+    drawn.to_file(tmp_path / "drawn.gpkg")
+    path = tmp_path / "vaduz.toml"
+    path.write_text(f"""
+id = "vaduz"
+[city.vaduz]
+bbox = [9.49, 47.12, 9.52, 47.14]
+[grid]
+cell_m = 60
+[[input]]
+name = "osm"
+source = "osm"
+href = "{(realdata / "osm" / "liechtenstein-2013-08-03.osm.pbf").as_posix()}"
+static = true
+[[input]]
+name = "drawn"
+source = "polygons"
+href = "drawn.gpkg"
+class_column = "lcz"
+[run]
+features = ["osm"]
+labels = ["drawn"]
+folds = 3
+baselines = []
+stats = ["mean"]
+[rules]
+osm = "osm"
+drop_far = false
+""")
+    run = open_run(tmp_path / "run", path)
+    with pytest.raises(ConfigError, match="the features of vaduz have no year"):
+        run_stages(run, ["build-catalog", "cube", "aggregate"])
+    path.write_text(path.read_text() + "year = 2014\n")
+    run = open_run(tmp_path / "run", path)
+    run_stages(run, ["build-catalog", "cube", "aggregate"])
+    samples, rules = run.samples()["vaduz"], run.rule_labels("vaduz")
+    assert rules is not None
+    counts = rules.attrs[COUNTS]["rules"]["water"]
+    assert (counts["covered"], counts["contradicted"], counts["contradict_a_label"]) == (36, 1, 9)
+    by_rule = is_by_rule(samples)
+    assert by_rule.sum() == counts["kept"] == len(rules) == 26
+    assert samples.attrs["unit"] == "cell"
+    # Water is what the masks of the cube have under the cells too.
+    water = samples["features"].sel(feature="osm_water_mean").values
+    assert water[by_rule].min() >= 0.95
+    frame = sample_frame(samples)
+    split = split_labels(frame, method="polygon", folds=3)
+    for fold in range(3):
+        train, test = (frame.iloc[rows] for rows in split.train_test(fold))
+        assert not is_by_rule(test).any()
+        assert gap_m(train[is_by_rule(train)], test, side_m=60) > 320
