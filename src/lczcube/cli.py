@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -33,6 +33,8 @@ app = App(
     help_format="plaintext",  # rich's Markdown costs a third of the start
 )
 
+
+T = TypeVar("T")
 
 Several = Annotated[tuple[str, ...], Parameter(consume_multiple=True)]
 """An option that takes one value or more."""
@@ -433,6 +435,73 @@ def evaluate(
         City file; default: the one the folder was made with.
     """
     _stages(["evaluate"], folder, config, options or Options(), protocol=protocol)
+
+
+@app.command
+def agreement(
+    first: Path,
+    second: Path,
+    /,
+    *,
+    names: Several = (),
+    dependence: str | None = None,
+    class_column: Several = ("lcz",),
+    band: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (),
+    block_m: float = 3200.0,
+    json: bool = False,
+) -> None:
+    """Print how far two maps, or two sets of labels, agree of which neither is the reference.
+
+    Parameters
+    ----------
+    first
+        A map (lcz.zarr/cells, a GeoTIFF) or labels (GeoPackage, GeoJSON, KML, a label table).
+    second
+        The same kind of thing; two maps lie on the same pixels, in metres.
+    names
+        What the two are called; default: their paths.
+    dependence
+        What they share, in a sentence: training labels, images, hands.
+    class_column
+        Column of the class of labels, one for both or one each.
+    band
+        Band of the classes of rasters of several, one for both or one each.
+    block_m
+        Side of the blocks of a map that are drawn for the interval, m.
+    json
+        Everything as JSON, instead of a table.
+    """
+    from lczcube.agreement import Reading, agreement_table, file_agreement
+    from lczcube.agreement.files import NOT_SAID
+
+    columns = _of_both(class_column, "class-column")
+    bands = _of_both(band or (None,), "band")
+    readings = Reading(columns[0], bands[0]), Reading(columns[1], bands[1])
+    found = file_agreement(
+        first,
+        second,
+        names=names,
+        dependence=dependence or NOT_SAID,
+        readings=readings,
+        block_m=block_m,
+    )
+    print(_as_json(found.to_dict()) if json else agreement_table([found]))
+
+
+def _of_both(values: "tuple[T, ...]", option: str) -> "tuple[T, T]":
+    """One value for both sides, or one each."""
+    from lczcube.errors import ConfigError
+
+    if len(values) not in (1, 2):
+        given = ", ".join(map(str, values))
+        raise ConfigError(f"--{option} {given}: give one value for both sides, or one for each.")
+    return values[0], values[-1]
+
+
+def _as_json(content: dict[str, object]) -> str:
+    import json
+
+    return json.dumps(content, indent=1, sort_keys=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

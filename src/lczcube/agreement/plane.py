@@ -64,7 +64,7 @@ def lattice(flat: xr.DataArray, *, name: str) -> Lattice:
         )
     if not crs.projected or {axis.unit_name for axis in crs.proj.axis_info} != {"metre"}:
         raise GridMismatchError(
-            f"{name} is in {crs}, which is not projected in metres; open it on a Grid (open_cube)."
+            f"{name} is in {_name(crs.proj)}, which is not projected in metres; open it on a Grid (open_cube)."
         )
     x, y = flat["x"].values.astype(np.float64), flat["y"].values.astype(np.float64)
     steps = [np.diff(x), -np.diff(y)]
@@ -94,7 +94,9 @@ def require_same(first: Lattice, second: Lattice, *, names: tuple[str, str]) -> 
     a, b = names
     remedy = "Open both on one Grid (open_cube; trim_halo leaves out the halo)."
     if first.crs != second.crs:
-        raise GridMismatchError(f"{a} is in {_crs(first)}, {b} in {_crs(second)}. {remedy}")
+        raise GridMismatchError(
+            f"{a} is in {_name(first.crs)}, {b} in {_name(second.crs)}. {remedy}"
+        )
     if first.shape != second.shape:
         raise GridMismatchError(
             f"{a} has {first.shape} rows and columns, {b} {second.shape}. {remedy}"
@@ -132,5 +134,6 @@ def nodata_of(lcz: xr.DataArray) -> int | None:
     return None if given is None or not np.isfinite(given) else int(given)
 
 
-def _crs(where: Lattice) -> str:
-    return where.crs.to_string()
+def _name(crs: CRS) -> str:
+    known = crs.to_authority()
+    return crs.to_string() if known is None else ":".join(known)
