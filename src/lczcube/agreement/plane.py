@@ -64,7 +64,8 @@ def lattice(flat: xr.DataArray, *, name: str) -> Lattice:
         )
     if not crs.projected or {axis.unit_name for axis in crs.proj.axis_info} != {"metre"}:
         raise GridMismatchError(
-            f"{name} is in {_name(crs.proj)}, which is not projected in metres; open it on a Grid (open_cube)."
+            f"{name} is in {_name(crs.proj)}, which is not projected in metres; open it on a Grid "
+            "(open_cube)."
         )
     x, y = flat["x"].values.astype(np.float64), flat["y"].values.astype(np.float64)
     steps = [np.diff(x), -np.diff(y)]
