@@ -28,14 +28,13 @@ from lczcube.runfolder import Run, open_run
 from lczcube.stages import STAGES
 from lczcube.synth import World, write_world
 from lczcube.training import CityData, training_area
+from tests.conftest import PROJECT
 
 CITY = "synthetic_north"
 CELL = 160.0
-RULES_TABLE = """
-[rules]
-osm = "osm"
-classes = ["water", "dense_trees"]
-"""
+GUIDE = (PROJECT / "docs" / "guide" / "labels.md").read_text(encoding="utf-8")
+RULES_TABLE = "\n" + GUIDE.split("### Rules in a run")[1].split("```toml\n")[1].split("```")[0]
+"""The table that the guide shows."""
 
 
 def city_file(world: World, name: str = "rules", rules: str = RULES_TABLE, **changes: str) -> Path:
