@@ -17,6 +17,7 @@ from lczcube.labels.samples import (
     read_samples,
     sample_frame,
     sample_squares,
+    without_rules,
     write_samples,
 )
 from lczcube.windows import aggregate
@@ -251,3 +252,41 @@ def test_statistics_that_are_not_those_of_the_cells_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="stats mean give 2 features of a patch"):
         build_samples(table(label("a", 0, 0)), *scene, stats=("mean",))
+
+
+def test_the_origin_of_a_label_goes_on_to_its_sample_and_through_a_file(
+    scene: tuple[xr.Dataset, xr.Dataset], tmp_path: Path
+) -> None:
+    rows = [label("a", 0, 0, origin="label"), label("b", 320, 320, origin="rule")]
+    samples = built(scene, *rows, polygon("p", 640, 0, 320, 320) | {"origin": "label"})
+    assert samples["origin"].values.tolist() == ["label", "rule", "label"]
+    write_samples(samples, tmp_path / "samples.parquet")
+    xr.testing.assert_identical(read_samples(tmp_path / "samples.parquet"), samples)
+    assert without_rules(samples)["patch_id"].values.tolist() == ["a", "p@0-2"]
+    plain = built(scene, label("c", 0, 640))
+    assert "origin" not in plain
+    joined = join_samples([samples, plain])
+    assert joined["origin"].values.tolist() == ["label", "rule", "label", "label"]
+    assert joined.attrs["unit"] == "cell"
+
+
+def test_patches_may_differ_in_size(scene: tuple[xr.Dataset, xr.Dataset]) -> None:
+    small = {"size_m": 160.0, "geometry": box(X0, Y0 - 160, X0 + 160, Y0)}
+    samples = built(scene, label("b", 320, 0), label("a", 0, 0, **small))
+    assert samples["size_m"].values.tolist() == [160, 320]
+    # Pixels 0-15 and 32-63 eastwards.
+    means = samples["features"].sel(feature="pos_b01_mean").values
+    np.testing.assert_allclose(means, [7.5, 47.5])
+
+
+def test_rules_that_label_cells_without_pixels_give_no_sample(
+    scene: tuple[xr.Dataset, xr.Dataset], tmp_path: Path
+) -> None:
+    samples = built(scene, label("hole", 960, 960, origin="rule"))
+    assert (samples.sizes["sample"], samples.attrs["unit"]) == (0, "rule")
+    write_samples(read_pixels(samples, scene[0].isel(time=0)), tmp_path / "pixels.parquet")
+    write_samples(samples, tmp_path / "samples.parquet")
+    nothing = read_samples(tmp_path / "samples.parquet")
+    joined = join_samples([nothing, built(scene, label("a", 0, 0))])
+    assert joined["patch_id"].values.tolist() == ["a"]
+    assert joined.attrs["unit"] == "patch"

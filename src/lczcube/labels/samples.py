@@ -122,7 +122,7 @@ def read_pixels(samples: xr.Dataset, cube: xr.Dataset) -> xr.Dataset:
         else (pixels.values[:, rows, columns].T)
     )
     bare = samples.drop_vars("feature").drop_dims("feature")
-    features = np.asarray(values).reshape(len(rows), -1).astype(np.float32)
+    features = np.asarray(values).reshape(len(rows), pixels.sizes["band"]).astype(np.float32)
     return bare.assign(features=(("sample", "feature"), features)).assign_coords(
         feature=pixels["band"].values.tolist()
     )
