@@ -1,6 +1,7 @@
 """Labels by rule in a run: which cells join the samples, what trains on them, what never does."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lczcube.labels.rules import COUNTS
 from lczcube.labels.samples import sample_frame
 from lczcube.pipeline import run_stages, stage_state
 from lczcube.runfolder import Run, open_run
+from lczcube.runrules import label_city_by_rules
 from lczcube.stages import STAGES
 from lczcube.synth import World, write_world
 from lczcube.training import CityData, training_area
@@ -155,9 +157,16 @@ def test_another_table_makes_samples_anew_and_leaves_the_catalog(
     assert states == ["up to date", "up to date", "out of date"]
 
 
-def test_without_the_table_nothing_has_an_origin(done: Run, world: World, tmp_path: Path) -> None:
-    plain = open_run(tmp_path / "run", city_file(world, "plain", ""))
-    run_stages(plain, ["build-catalog", "cube", "aggregate"])
+@pytest.fixture(scope="module")
+def plain(world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Samples of the same labels, said to be of 2017, without rules."""
+    year = {'source = "patches"': 'source = "patches"\nyear = 2017'}
+    run = open_run(tmp_path_factory.mktemp("runs") / "plain", city_file(world, "plain", "", **year))
+    run_stages(run, ["build-catalog", "cube", "aggregate"])
+    return run
+
+
+def test_without_the_table_nothing_has_an_origin(done: Run, plain: Run) -> None:
     assert plain.rule_labels(CITY) is None
     table = pd.read_parquet(plain.path(CITY, "samples.parquet"))
     ruled = pd.read_parquet(done.path(CITY, "samples.parquet"))
@@ -168,6 +177,16 @@ def test_without_the_table_nothing_has_an_origin(done: Run, world: World, tmp_pa
         "features.zarr",
         "samples.parquet",
     ]
+
+
+def test_labels_of_another_year_are_used_and_told(done: Run, plain: Run) -> None:
+    summaries = [
+        json.loads((run.folder / "run.json").read_text())["stages"]["aggregate"]["summary"]
+        for run in (plain, done)
+    ]
+    n = done.labels(CITY).shape[0]
+    assert f"{n} labels of 2017 used with layers of 2021 in {CITY}" in summaries[0]
+    assert "used with" not in summaries[1]
 
 
 # Splits
@@ -383,6 +402,9 @@ def test_a_unet_trains_on_cells_by_rule_of_the_groups_of_a_fold(done: Run) -> No
     assert set(np.unique(area.weight)) == {0, 0.25}
     every = training_area(data, done.config, halo_px=0)
     assert set(np.unique(every.weight)) == {0, 0.25, 1}
+    # So do labels, by their own weight.
+    halved = replace(data, labels=data.labels.assign(weight=np.float32(0.5)), rule_labels=None)
+    assert set(np.unique(training_area(halved, done.config, halo_px=0).weight)) == {0, 0.5}
     assert (training_area(data, done.config, halo_px=0, groups=set()).lcz == 0).all()
 
 
@@ -399,6 +421,19 @@ def test_a_unet_trains_on_cells_by_rule_of_the_groups_of_a_fold(done: Run) -> No
         ('osm = "osm"\nmax_other = 0.5', r"max_other = 0.5 in \[rules\].*less than 0.5"),
         ('osm = "osm"\nmincover = 0.9', "did you mean 'min_cover'"),
         ("classes = ['water']", r"'osm' is missing in \[rules\]"),
+        ('osm = "osm"\nclasses = []', "has no rule"),
+        (
+            'osm = "osm"\n[rules.own.town]\nlcz = 6\nfeatures = ["paved"]',
+            r"lcz = 6 in \[rules.own.town\].*11",
+        ),
+        (
+            'osm = "osm"\n[rules.own.sand]\nlcz = 16\nfeatures = ["sand"]',
+            r"\[rules.own.sand\] names sand; name each once, of low_plants",
+        ),
+        (
+            'osm = "osm"\n[rules.own.water]\nlcz = 17\nfeatures = ["water"]',
+            "'water' in classes and in own",
+        ),
     ],
 )
 def test_a_table_of_rules_that_cannot_be_meant_is_refused(
@@ -420,6 +455,18 @@ def test_rules_without_a_run_are_refused(world: World) -> None:
     path.write_text(text[: text.index("[run]")] + RULES_TABLE)
     with pytest.raises(ConfigError, match=r"this file has no \[run\]"):
         read_config(path)
+
+
+def test_a_rule_of_ones_own_labels_its_class(done: Run, world: World) -> None:
+    own = '[rules]\nosm = "osm"\nclasses = []\n[rules.own.woods]\nlcz = 12\n'
+    keys = 'features = ["dense_trees"]\nunder = ["low_plants", "scattered_trees"]\n'
+    run = open_run(done.folder, city_file(world, "own", own + keys))
+    labels = done.labels(CITY)
+    rules = label_city_by_rules(run, CITY, done.cube(CITY), labels[labels["lcz"] == 0])
+    assert rules is not None
+    woods = done.rule_labels(CITY).attrs[COUNTS]["rules"]["dense_trees"]  # type: ignore[union-attr]
+    assert len(rules) == woods["covered"] - woods["contradicted"] > 0
+    assert set(rules["lcz"]) == {12}
 
 
 def test_the_classes_of_the_table_are_the_rules_that_there_are(world: World) -> None:

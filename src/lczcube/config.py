@@ -10,13 +10,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from lczcube.errors import ConfigError, MissingInputError
 from lczcube.sources import SOURCES, AnyInput, Input
 from lczcube.sources.files import redact
 from lczcube.sources.inputs import Names, SafeName, Table, Year, as_texts
+from lczcube.sources.osm_scheme import FEATURES
 
 BBox = tuple[float, float, float, float]
 
@@ -90,6 +98,34 @@ class PropagateTable(Table):
     exclude_eval_m: Annotated[float, Field(ge=0)] = 320.0
 
 
+class OwnRule(Table):
+    """A ``[rules.own.NAME]`` table: a rule of one's own.
+
+    Attributes
+    ----------
+    lcz : int
+        Its class, 11-17.
+    features : tuple of str
+        Features of OpenStreetMap that are the class.
+    under : tuple of str
+        Features that may lie under those without speaking against the class.
+    """
+
+    lcz: Annotated[int, Field(ge=11, le=17)]
+    features: Annotated[Names, Field(min_length=1)]
+    under: Names = ()
+
+    @model_validator(mode="after")
+    def _check_features(self) -> "OwnRule":
+        named = (*self.features, *self.under)
+        unknown = [name for name in named if name not in FEATURES]
+        if unknown or len(set(named)) < len(named):
+            raise ValueError(
+                f"names {', '.join(unknown or named)}; name each once, of {', '.join(FEATURES)}"
+            )
+        return self
+
+
 class RulesTable(Table):
     """The ``[rules]`` table: cells labelled by what OpenStreetMap has there.
 
@@ -99,6 +135,8 @@ class RulesTable(Table):
         Names of ``osm`` inputs. What any of them has, at any of its dates, counts.
     classes : tuple of str
         Natural classes that are labelled, of :data:`lczcube.labels.RULES`. Default: water alone.
+    own : dict of str to OwnRule
+        The ``[rules.own.NAME]`` tables; a class has one rule.
     min_cover, max_other : float
         Least share of a cell under features of its class, over 0.5 to 1, and most under others, 0
         to under 0.5.
@@ -118,8 +156,9 @@ class RulesTable(Table):
     osm: Annotated[tuple[str, ...], BeforeValidator(as_texts), Field(min_length=1)]
     classes: Annotated[
         tuple[Literal["water", "dense_trees", "scrub", "low_plants", "bare_rock"], ...],
-        Field(min_length=1, strict=False),
+        Field(strict=False),
     ] = ("water",)
+    own: dict[SafeName, OwnRule] = Field(default_factory=dict)
     min_cover: Annotated[float, Field(gt=0.5, le=1)] = 0.95
     max_other: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     year: Year | None = None
@@ -134,6 +173,19 @@ class RulesTable(Table):
         if len(set(names)) < len(names):
             raise ValueError(f"names {', '.join(names)}; name each once")
         return names
+
+    @model_validator(mode="after")
+    def _check_rules(self) -> "RulesTable":
+        both = sorted(set(self.classes) & set(self.own))
+        if both:
+            raise ValueError(
+                f"has {both[0]!r} in classes and in own; give one of them another name"
+            )
+        if not (self.classes or self.own):
+            raise ValueError(
+                'has no rule; name classes, such as ["water"], or add [rules.own.NAME]'
+            )
+        return self
 
 
 class RunTable(Table):
@@ -371,6 +423,8 @@ def _table_of(
         return _input_of(loc, values)
     if head == "city" and len(loc) > 1:
         return f"[city.{loc[1]}]", City, loc[2:] or loc[1:]
+    if head == "rules" and loc[1:2] == ("own",) and len(loc) > 2:
+        return f"[rules.own.{loc[2]}]", OwnRule, loc[3:] or loc[2:]
     tables: dict[str, type[Table]] = {
         "grid": GridTable,
         "propagate": PropagateTable,

@@ -230,6 +230,17 @@ def grid_of(cube: xr.Dataset) -> Grid:
     return Grid.from_json(cube.attrs[GRID_ATTR])
 
 
+def years_of(cube: xr.Dataset) -> tuple[int, ...]:
+    """Years of the layers of a cube, sorted: those that were used; none of static layers."""
+    years: set[int] = set()
+    for layer in cube.data_vars.values():
+        if "year_used" in layer.attrs:
+            years.add(int(layer.attrs["year_used"]))
+        elif "time" in layer.dims:
+            years |= set(cube["time"].dt.year.values.tolist())
+    return tuple(sorted(years))
+
+
 def halo_of(cube: xr.Dataset) -> int:
     """Pixels by which a cube reaches past its grid, on each side."""
     return int(cube.attrs.get(HALO_ATTR, 0))

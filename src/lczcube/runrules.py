@@ -6,8 +6,16 @@ from typing import Any
 import geopandas as gpd
 import xarray as xr
 
+from lczcube.config import RulesTable
+from lczcube.cube import years_of
 from lczcube.errors import ConfigError
-from lczcube.labels import chosen_rules, counts_text, label_by_rules, read_feature_states
+from lczcube.labels import (
+    ClassRule,
+    chosen_rules,
+    counts_text,
+    label_by_rules,
+    read_feature_states,
+)
 from lczcube.labels.cover import join_states
 from lczcube.labels.rule_samples import keep_alike, keep_beside
 from lczcube.labels.rules import COUNTS
@@ -54,10 +62,7 @@ def label_city_by_rules(
         grid,
         city=city,
         year=table.year or _image_year(city, cube),
-        rules={
-            name: replace(rule, min_cover=table.min_cover, max_other=table.max_other)
-            for name, rule in chosen_rules(table.classes).items()
-        },
+        rules=_rules_of(table),
         weight=table.weight,
     )
     evaluated = None
@@ -109,17 +114,26 @@ def rules_manifest(run: Run, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _rules_of(table: RulesTable) -> dict[str, ClassRule]:
+    own = {
+        name: ClassRule(rule.lcz, rule.features, under=rule.under)
+        for name, rule in table.own.items()
+    }
+    return {
+        name: replace(rule, min_cover=table.min_cover, max_other=table.max_other)
+        for name, rule in (chosen_rules(table.classes) | own).items()
+    }
+
+
 def _image_year(city: str, cube: xr.Dataset) -> int:
     """The year of the oldest layer of a cube."""
-    years = {int(v.attrs["year_used"]) for v in cube.data_vars.values() if "year_used" in v.attrs}
-    if "time" in cube:
-        years |= set(cube["time"].dt.year.values.tolist())
+    years = years_of(cube)
     if not years:
         raise ConfigError(
             f"the features of {city} have no year, and [rules] leaves out what began after it; set "
             "year in [rules]."
         )
-    return min(years)
+    return years[0]
 
 
 def _likeness_features(run: Run, samples: xr.Dataset) -> list[str]:

@@ -13,6 +13,7 @@ import xarray as xr
 from lczcube import __version__
 from lczcube.catalog import build_catalog, open_catalog
 from lczcube.crossval import CrossValidation
+from lczcube.cube import years_of
 from lczcube.cubestore import write_cube
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import comparisons_table, scores_table
@@ -167,7 +168,8 @@ def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
 
 
 def _aggregate(run: Run) -> str:
-    counts, n_sets, by_rule = {}, {}, []
+    counts, n_sets = {}, {}
+    told: list[str] = []
     for city in run.cities:
         run.progress(f"aggregate: {city}")
         cube, labels = run.cube(city), run.labels(city)
@@ -176,7 +178,8 @@ def _aggregate(run: Run) -> str:
         write_product({"cells": aggregate(cube, stats=run.table.stats)}, store, overwrite=True)
         counts[city], kept = _write_samples(run, city, cube, labels, rules)
         if kept is not None:
-            by_rule.append(rules_summary(city, kept))
+            told.append(rules_summary(city, kept))
+        told += _other_years(city, cube, labels)
         n_sets[city] = labels.attrs["n_sets"]
     if not any(counts.values()):
         raise LabelError(
@@ -185,7 +188,17 @@ def _aggregate(run: Run) -> str:
         )
     lines = [f"{n} labelled samples in {city}" for city, n in counts.items()]
     lines += [f"{n} labels of several classes unused in {city}" for city, n in n_sets.items() if n]
-    return ", ".join(lines + by_rule)
+    return ", ".join(lines + told)
+
+
+def _other_years(city: str, cube: xr.Dataset, labels: gpd.GeoDataFrame) -> list[str]:
+    """Labels that say they are of another year than the layers; they are used all the same."""
+    years = years_of(cube)
+    other = labels["year"][(labels["year"] > 0) & ~labels["year"].isin(years)]
+    if other.empty or not years:
+        return []
+    of, layers = (", ".join(map(str, sorted(set(found)))) for found in (other, years))
+    return [f"{len(other)} labels of {of} used with layers of {layers} in {city}"]
 
 
 def _write_samples(

@@ -378,12 +378,14 @@ def training_area(
         labels = labels[labels["group"].isin(groups)]
     elif _run_table(config).split == "given":
         labels = labels[rows_of_roles(labels, roles_of(config))[0]]
-    shape = data.grid.shape
-    lcz = np.zeros(shape, dtype=np.uint8)
-    if len(labels):
-        lcz = rasterize_labels(labels, data.grid)["lcz"].values
-    weight = (lcz != NODATA).astype(np.float32)
-    _burn_rule_labels(lcz, weight, data, groups)
+    lcz, weight = _burnt(labels, data.grid)
+    if data.rule_labels is not None:
+        rules = data.rule_labels
+        of_rules = _burnt(
+            rules if groups is None else rules[rules["group"].isin(groups)], data.grid
+        )
+        free = lcz == NODATA
+        lcz[free], weight[free] = (values[free] for values in of_rules)
     if pseudo_weight > 0:
         _burn_pseudo_labels(lcz, weight, data, pseudo_weight)
     return Area(
@@ -395,22 +397,16 @@ def training_area(
     )
 
 
-def _burn_rule_labels(
-    lcz: npt.NDArray[np.uint8],
-    weight: npt.NDArray[np.float32],
-    data: CityData,
-    groups: set[str] | None,
-) -> None:
-    """Write labels by rule, of some groups, where no label is."""
-    rules = data.rule_labels
-    if rules is not None and groups is not None:
-        rules = rules[rules["group"].isin(groups)]
-    if rules is None or rules.empty:
-        return
-    burnt = rasterize_labels(rules, data.grid)
-    free = (lcz == NODATA) & (burnt["lcz"].values != NODATA)
-    lcz[free] = burnt["lcz"].values[free]
-    weight[free] = rules["weight"].to_numpy()[burnt["patch"].values[free] - 1]
+def _burnt(
+    labels: gpd.GeoDataFrame, grid: Grid
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Class and weight of each pixel, 0 where no label is."""
+    if labels.empty:
+        return np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.float32)
+    burnt = rasterize_labels(labels, grid)
+    lcz: npt.NDArray[np.uint8] = burnt["lcz"].values
+    weights = labels["weight"].to_numpy(np.float32)
+    return lcz, np.where(lcz == NODATA, np.float32(0), weights[burnt["patch"].values - 1])
 
 
 def _burn_pseudo_labels(
