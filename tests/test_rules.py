@@ -31,7 +31,7 @@ from lczcube.labels import (
     require_labels,
     split_labels,
 )
-from lczcube.labels.cover import areas_on_cells, cell_squares
+from lczcube.labels.cover import areas_on_cells, cell_squares, join_states
 from lczcube.labels.rules import COUNTS
 from lczcube.labels.table import COLUMNS
 from lczcube.sources.osm_scheme import began_of
@@ -221,6 +221,18 @@ def test_dates_are_joined() -> None:
     counts = counts_of(labels)
     assert counts["covered_by_date"] == {"2015-01-01": 1, "2020-01-01": 1}
     assert (counts["covered"], counts["kept"]) == (3, 3)
+
+
+def test_inputs_of_one_date_are_one_state() -> None:
+    half, other = Mapped("water", 0, 0, 0.5), Mapped("water", 0.5, 0, 0.5)
+    west = shapely.box(*BBOX[:2], (BBOX[0] + BBOX[2]) / 2, BBOX[3])
+    parts = [state("2020-01-01", half, extent=west), state("2020-01-01", other)]
+    with pytest.raises(LabelError, match="a date has one state"):
+        labelled(*parts)
+    joined = join_states([*parts, state("2015-01-01")])
+    assert [one.date for one in joined] == ["2015-01-01", "2020-01-01"]
+    assert joined[1].extent.equals(EVERYWHERE)
+    assert places(labelled(*joined)) == {(0, 0)}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from lczcube.errors import ConfigError, LabelError
 from lczcube.grid import Grid
 from lczcube.labels import RULES, split_labels
 from lczcube.labels.origins import groups_near, is_by_rule
-from lczcube.labels.rule_samples import keep_beside
+from lczcube.labels.rule_samples import keep_alike, keep_beside
 from lczcube.labels.rules import COUNTS
 from lczcube.labels.samples import sample_frame
 from lczcube.pipeline import run_stages, stage_state
@@ -109,6 +109,25 @@ def test_no_cell_by_rule_touches_a_label_of_another_class(done: Run) -> None:
     labels, rules = done.labels(CITY), done.rule_labels(CITY)
     for cell, lcz in zip(rules.geometry, rules["lcz"], strict=True):  # type: ignore[union-attr]
         assert set(labels["lcz"][labels.intersects(cell)]) <= {lcz}
+
+
+def test_a_cell_that_looks_unlike_its_class_is_no_sample(done: Run) -> None:
+    samples, rules = done.samples()[CITY], done.rule_labels(CITY)
+    assert rules is not None
+    planted = rules["patch_id"][rules["lcz"] == 17].iloc[0]
+    shifted = samples.copy(deep=True)
+    shifted["features"][samples["patch_id"].values == planted] += 10
+    names = samples["feature"].values.tolist()
+    kept, left = keep_alike(rules, shifted, features=names, deviations=3)
+    assert set(rules["patch_id"]) - set(kept["patch_id"]) >= {planted}
+    assert set(samples["patch_id"].values) - set(left["patch_id"].values) >= {planted}
+    assert kept.attrs[COUNTS]["rules"]["water"]["far"] > 0
+    every, whole = keep_alike(rules, shifted, features=None, deviations=3)
+    assert (len(every), whole.sizes["sample"]) == (len(rules), samples.sizes["sample"])
+    gone = samples.isel(sample=samples["patch_id"].values != planted)
+    fewer, _ = keep_alike(rules, gone, features=None, deviations=3)
+    assert fewer.attrs[COUNTS]["rules"]["water"]["no_pixels"] == 1
+    assert planted not in set(fewer["patch_id"])
 
 
 def test_a_map_says_which_rules_it_was_trained_on(done: Run) -> None:
