@@ -438,6 +438,50 @@ def evaluate(
 
 
 @app.command
+def compare(
+    run_a: Path,
+    run_b: Path,
+    /,
+    *,
+    models: Several = (),
+    protocol: str | None = None,
+    json: bool = False,
+) -> None:
+    """Compare two models on the units that both scored, of two evaluated runs or of one.
+
+    Parameters
+    ----------
+    run_a
+        Run folder.
+    run_b
+        Run folder; RUN_A again compares two models of it.
+    models
+        One model for both runs, or one each: xgb, unet, forest, knn, forest_pixels. Default: the
+        first that each run scored.
+    protocol
+        Compare what `lczcube evaluate --protocol` left. Default: the runs' own splits.
+    json
+        Everything as JSON, instead of a table.
+    """
+    from lczcube.pipeline import compare_runs
+    from lczcube.protocols import protocol_of
+    from lczcube.runfolder import open_run
+
+    found = compare_runs(
+        open_run(run_a),
+        open_run(run_b),
+        models=_of_both(models or (None,), "models"),
+        protocol=protocol,
+    )
+    if json:
+        print(_as_json(found.to_dict()))
+        return
+    if protocol is not None:
+        print(f"Protocol {protocol}: {protocol_of(protocol).note}\n")
+    print(found.to_text())
+
+
+@app.command
 def agreement(
     first: Path,
     second: Path,

@@ -1,5 +1,6 @@
 """Cross-validation: every model on the same folds, seed by seed, scored on what it has not seen."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from lczcube.labels import LeakageReport, Roles, Split, leakage_report, split_la
 from lczcube.labels.samples import sample_frame, sample_squares
 from lczcube.labels.splits import UNUSED, Method
 from lczcube.lcz import NODATA
+from lczcube.predictions import COLUMNS
 
 
 class Predicted(NamedTuple):
@@ -55,7 +57,7 @@ class Candidate:
     repeats: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CrossValidation:
     """Scores of several models on one set of folds.
 
@@ -71,6 +73,9 @@ class CrossValidation:
         ``{candidate: (metrics, ...)}``: of every seed, for its spread.
     warnings : tuple of str
         What the split says of itself.
+    predictions : pandas.DataFrame
+        What was scored, as :func:`lczcube.predictions.read_predictions` gives it: rows by
+        candidate, seed and sample, in their order.
     """
 
     scores: Mapping[str, Scores]
@@ -78,9 +83,10 @@ class CrossValidation:
     per_city: Mapping[str, Mapping[str, Scores]]
     per_seed: Mapping[str, tuple[Mapping[str, float | None], ...]]
     warnings: tuple[str, ...]
+    predictions: pd.DataFrame
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Plain values for JSON, without the predictions."""
         return {
             "scores": {name: scores.to_dict() for name, scores in self.scores.items()},
             "comparisons": [comparison.to_dict() for comparison in self.comparisons],
@@ -163,6 +169,7 @@ def cross_validate(
             *dict.fromkeys(w for split in splits for w in split.warnings),
             *_leak_of_unused(samples, splits[0], grids),
         ),
+        predictions=evaluation.predictions(out_of_fold),
     )
 
 
@@ -218,6 +225,31 @@ class _Evaluation:
         first, *others = out_of_fold
         return tuple(self._compare(first, other, out_of_fold) for other in others)
 
+    def predictions(self, out_of_fold: Mapping[str, Predictions]) -> pd.DataFrame:
+        """The rows that the scores are of."""
+        parts = self._rows_of_splits(None)
+        trained_on = [
+            np.array(_digests(self.frame, split))[split.folds[rows]]
+            for split, rows in zip(self.splits, parts, strict=True)
+        ]
+        made = [
+            self.frame.iloc[rows].assign(
+                unit=self.unit,
+                split=self._split_name(len(found)),
+                trained_on=digests,
+                model=name,
+                seed=split.seed,
+                lcz_predicted=one.lcz[rows],
+                confidence=np.where(one.lcz[rows] == NODATA, np.float32(0), one.confidence[rows]),
+            )
+            for name, found in out_of_fold.items()
+            for one, split, rows, digests in zip(
+                found, self.splits, parts, trained_on, strict=False
+            )
+        ]
+        joined = pd.concat(made, ignore_index=True)
+        return joined.rename(columns={"lcz": "lcz_true"})[list(COLUMNS)]
+
     def has(self, city: str) -> bool:
         return bool(self._rows(1, city).size)
 
@@ -271,6 +303,20 @@ def _out_of_fold(
         found.lcz[test], confidence = candidate.predict(train, test, split.seed)
         found.confidence[test] = np.nan_to_num(confidence)
     return found
+
+
+def _digests(frame: pd.DataFrame, split: Split) -> list[str]:
+    """Of each fold, a digest of the labels that it trains on, whatever their order."""
+    columns = (frame[name].astype(str) for name in ("city", "patch_id", "lcz", "weight"))
+    labels = np.array(["\t".join(row) for row in zip(*columns, strict=True)], dtype=object)
+    order = np.argsort(labels)
+    digests = []
+    for fold in range(split.n_folds):
+        is_trained = np.zeros(len(frame), bool)
+        is_trained[split.train_test(fold)[0]] = True
+        text = "\n".join(labels[order[is_trained[order]]])
+        digests.append(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return digests
 
 
 def _leakage(

@@ -1,11 +1,12 @@
 """Scores of LCZ predictions against a reference, with the noise of the polygons beside them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from lczcube.errors import ConfigError, LabelError
 from lczcube.labels import LeakageReport
@@ -19,6 +20,7 @@ from lczcube.metrics import (
     class_recall,
 )
 from lczcube.metrics import coverage as coverage_of
+from lczcube.predictions import Pair, pair_predictions
 from lczcube.tables import (
     ROUND_DIGITS,
     Interval,
@@ -196,6 +198,62 @@ class Comparison:
         return made
 
 
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two models on the units that both scored.
+
+    Attributes
+    ----------
+    comparison : Comparison
+        On the shared units.
+    unit : str
+        What one prediction stands for.
+    n : tuple of int
+        Units that each of the two scored; of hold-outs, each as often as it was drawn.
+    n_shared : int
+        Units that both scored, counted alike.
+    n_trained_apart : int
+        Shared units that the two predicted after learning from different labels.
+    splits : tuple of str
+        How training and evaluation were kept apart, of each.
+    warnings : tuple of str
+        What a reader of the difference must know.
+    """
+
+    comparison: Comparison
+    unit: str
+    n: tuple[int, int]
+    n_shared: int
+    n_trained_apart: int
+    splits: tuple[str, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def statement(self) -> str:
+        """The difference of overall accuracy, and on which units, in two sentences."""
+        units = _plural(self.unit)
+        a, b = self.comparison.names
+        counts = f"Both scored the same {self.n_shared} {units}."
+        if self.n != (self.n_shared, self.n_shared):
+            counts = (
+                f"{a} scored {self.n[0]} {units} and {b} {self.n[1]}; this is of the "
+                f"{self.n_shared} that both scored."
+            )
+        return f"{self.comparison.statement} {counts}"
+
+    def to_text(self) -> str:
+        """The table, the statement and the warnings, without a trailing line break."""
+        table = comparisons_table([self.comparison])
+        return "\n".join([table, "", self.statement, *self.warnings])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: keys sorted, floats rounded to 6 digits."""
+        made: dict[str, Any] = plain(
+            vars(self) | {"comparison": vars(self.comparison), "statement": self.statement}
+        )
+        return made
+
+
 def score(
     lcz_true: npt.ArrayLike,
     lcz_predicted: npt.ArrayLike,
@@ -344,6 +402,59 @@ def compare(
         ),
         n_boot=n_boot,
         seed=seed,
+    )
+
+
+def compare_predictions(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    names: tuple[str, str] = ("A", "B"),
+    group_noun: str = "label groups",
+) -> PairedComparison:
+    """Difference of two models, A minus B, on the units that both scored.
+
+    Parameters
+    ----------
+    a, b : pandas.DataFrame
+        Predictions of one model each, in any order of rows: of
+        :func:`lczcube.predictions.read_predictions` and ``predictions_of``. A unit is known by
+        city and ``patch_id``. Repeats are averaged over the seeds that both have, or over each
+        model's own where they have none in common. Hold-outs draw other units with every seed:
+        then a unit is paired with itself seed by seed, as often as both drew it.
+    n_boot, seed, names, group_noun
+        As in :func:`compare`.
+
+    Returns
+    -------
+    PairedComparison
+
+    Raises
+    ------
+    LabelError
+        If a table is not of one model and unit, or holds a unit twice; if units are of two kinds;
+        if the two share none; if they differ in class, group or place of a shared unit.
+    """
+    pair = pair_predictions(a, b, names=names)
+    found = compare(
+        pair.reference["lcz_true"],
+        *(pair.wide(number, "lcz_predicted") for number in (0, 1)),
+        groups=pair.reference["group"],
+        n_boot=n_boot,
+        seed=seed,
+        names=names,
+        group_noun=group_noun,
+    )
+    return PairedComparison(
+        comparison=replace(found, repeats=pair.n_seeds),
+        unit=pair.unit,
+        n=pair.n_units,
+        n_shared=len(pair.reference),
+        n_trained_apart=pair.n_trained_apart,
+        splits=pair.splits,
+        warnings=tuple(_pair_warnings(pair, names)),
     )
 
 
@@ -610,6 +721,23 @@ def _statement(
         f"{a} is {word} {b} by {difference:.3f} OA "
         f"(95 % interval {low:.3f} to {high:.3f} over {noun})."
     )
+
+
+def _plural(unit: str) -> str:
+    return f"{unit}es" if unit.endswith("ch") else f"{unit}s"
+
+
+def _pair_warnings(pair: Pair, names: tuple[str, str]) -> Iterator[str]:
+    a, b = names
+    n_apart = pair.n_trained_apart
+    if n_apart:
+        yield (
+            f"{a} and {b} did not learn from the same labels for {n_apart} of the "
+            f"{len(pair.reference)} {_plural(pair.unit)} (splits: {'; '.join(pair.splits)}): the "
+            "difference is one of training labels too, not of the models alone."
+        )
+    if not pair.has_common_seeds:
+        yield f"{a} and {b} have no seed in common; each is the mean over its own."
 
 
 def _table_row(name: str, scores: Scores) -> tuple[str, ...]:

@@ -7,20 +7,31 @@ whose fingerprint stands and whose files are there is up to date and does nothin
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 import dask.array
+import pandas as pd
 import xarray as xr
 
 from lczcube import __version__
 from lczcube.catalog import catalog_digest
 from lczcube.cube import coded_layers, grid_of
-from lczcube.errors import StageError
+from lczcube.errors import ConfigError, StageError
+from lczcube.evaluate import PairedComparison, compare_predictions
 from lczcube.mosaic import mosaics_of, plan_reads
-from lczcube.protocols import protocol_of
+from lczcube.predictions import predictions_of, read_predictions
+from lczcube.protocols import ScoreProtocol, protocol_of
 from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
-from lczcube.stages import STAGES, Stage, require_cube_fits, score_by_protocol
+from lczcube.stages import (
+    STAGES,
+    Stage,
+    ai_derived_lines,
+    require_cube_fits,
+    score_by_protocol,
+    scored_path,
+)
 from lczcube.windows import aggregate
 
 
@@ -72,7 +83,105 @@ def score_run(run: Run, protocol: str) -> str:
     """
     found = protocol_of(protocol)
     _require_up_to_date(run, "aggregate", f"protocol {protocol!r}")
-    return score_by_protocol(run, found)
+    text = score_by_protocol(run, found)
+    _write_record(run, _record_name(found), {"fingerprint": _fingerprint_of_protocol(run, found)})
+    return text
+
+
+def compare_runs(
+    a: Run,
+    b: Run,
+    *,
+    models: tuple[str | None, str | None] = (None, None),
+    protocol: str | None = None,
+) -> PairedComparison:
+    """Difference of a model of one run and a model of another, on the units that both scored.
+
+    Parameters
+    ----------
+    a, b : Run
+        Runs that were evaluated; one run twice compares two of its models.
+    models : tuple of str or None
+        A model of each. Default: the first that each scored.
+    protocol : str, optional
+        Take the predictions of a protocol. Default: of the runs' own splits.
+
+    Returns
+    -------
+    PairedComparison
+        Its draws have the seed of ``a``; of two models of a run it is the run's own comparison.
+
+    Raises
+    ------
+    ConfigError
+        If protocol or model is unknown, or a model would be compared with itself.
+    StageError
+        If predictions are missing or out of date.
+    LabelError
+        If the two cannot be paired.
+    """
+    tables = [_run_predictions(run, protocol) for run in (a, b)]
+    first, second = (
+        str(table["model"].iloc[0]) if model is None else model
+        for table, model in zip(tables, models, strict=True)
+    )
+    if a.folder == b.folder and first == second:
+        raise ConfigError(
+            f"{first} of {a.folder} would be compared with itself; name two models: "
+            f"--models {first} OTHER, of {', '.join(tables[0]['model'].unique())}."
+        )
+    names = _names_of_pair((a, first), (b, second))
+    found = compare_predictions(
+        predictions_of(tables[0], first),
+        predictions_of(tables[1], second),
+        names=names,
+        seed=a.table.seed,
+    )
+    return replace(found, warnings=(*found.warnings, *_ai_derived(a, b, protocol)))
+
+
+def _run_predictions(run: Run, protocol: str | None) -> pd.DataFrame:
+    """What a run's scores rest on; refused where it no longer is what the run would give."""
+    if protocol is None:
+        _require_up_to_date(run, "evaluate", "a comparison")
+        return read_predictions(scored_path(run, "predictions.parquet"))
+    found = protocol_of(protocol)
+    _require_up_to_date(run, "aggregate", "a comparison")
+    path = scored_path(run, "predictions.parquet", found)
+    record = _read_records(run).get(_record_name(found))
+    if record is None or not path.exists():
+        state = "missing"
+    elif record["fingerprint"] != _fingerprint_of_protocol(run, found):
+        state = "out of date"
+    else:
+        return read_predictions(path)
+    raise StageError(
+        f"a comparison needs the predictions of protocol {protocol!r}, which are {state} in "
+        f"{run.folder}; run `lczcube evaluate {run.folder} --protocol {protocol}` first."
+    )
+
+
+def _names_of_pair(a: tuple[Run, str], b: tuple[Run, str]) -> tuple[str, str]:
+    """What tells the two apart: models of one run, or of folders by their names or paths."""
+    (run_a, model_a), (run_b, model_b) = a, b
+    if run_a.folder == run_b.folder:
+        return model_a, model_b
+    if run_a.folder.name == run_b.folder.name:
+        return f"{run_a.folder} {model_a}", f"{run_b.folder} {model_b}"
+    return f"{run_a.folder.name} {model_a}", f"{run_b.folder.name} {model_b}"
+
+
+def _ai_derived(a: Run, b: Run, protocol: str | None) -> list[str]:
+    found = None if protocol is None else protocol_of(protocol)
+    runs = {run.folder: run for run in (a, b)}.values()
+    return [
+        line
+        for run in runs
+        for line in ai_derived_lines(
+            read_json(scored_path(run, "scores.json", found)).get("ai_derived", {}),
+            of=f" of {run.folder.name}",
+        )
+    ]
 
 
 def _require_up_to_date(run: Run, last: str, what: str) -> None:
@@ -162,13 +271,31 @@ def _nothing(stage: Stage) -> StepReport:
 def _fingerprint(run: Run, stage: Stage) -> str:
     position = STAGES.index(stage)
     before = _read_records(run).get(STAGES[position - 1].name, {}) if position else {}
-    facts = {
-        "version": __version__,
-        "stage": stage.name,
-        "settings": stage.settings(run),
-        "before": before.get("result", ""),
-    }
-    return _digest(json.dumps(facts, sort_keys=True, default=str).encode())
+    return _digest_of(
+        {
+            "version": __version__,
+            "stage": stage.name,
+            "settings": stage.settings(run),
+            "before": before.get("result", ""),
+        }
+    )
+
+
+def _fingerprint_of_protocol(run: Run, protocol: ScoreProtocol) -> str:
+    """Of samples, and of the settings that the stages after them have: models, seed, roles."""
+    last = next(i for i, stage in enumerate(STAGES) if stage.name == "aggregate")
+    return _digest_of(
+        {
+            "version": __version__,
+            "protocol": asdict(protocol),
+            "settings": [stage.settings(run) for stage in STAGES[last + 1 :]],
+            "before": _read_records(run)["aggregate"]["result"],
+        }
+    )
+
+
+def _record_name(protocol: ScoreProtocol) -> str:
+    return f"evaluate --protocol {protocol.name}"
 
 
 def _record(run: Run, stage: Stage, summary: str) -> None:
@@ -176,14 +303,16 @@ def _record(run: Run, stage: Stage, summary: str) -> None:
     # A catalog of the same bytes leaves later stages up to date, whatever the files' dates.
     is_catalog = stage.name == "build-catalog"
     result = catalog_digest(run.folder / "catalog") if is_catalog else fingerprint
-    records = _read_records(run) | {
-        stage.name: {"fingerprint": fingerprint, "result": result, "summary": summary}
-    }
+    record = {"fingerprint": fingerprint, "result": result, "summary": summary}
+    _write_record(run, stage.name, record)
+
+
+def _write_record(run: Run, name: str, record: dict[str, str]) -> None:
     content = {
         "config": str(run.config.source_path),
         "id": run.config.id,
         "lczcube_version": __version__,
-        "stages": records,
+        "stages": _read_records(run) | {name: record},
     }
     write_json(run.folder / RUN_FILE, content)
 
@@ -192,5 +321,6 @@ def _read_records(run: Run) -> dict[str, Any]:
     return dict(read_json(run.folder / RUN_FILE).get("stages", {}))
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _digest_of(facts: dict[str, Any]) -> str:
+    text = json.dumps(facts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

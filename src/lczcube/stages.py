@@ -1,7 +1,7 @@
 """The stages of a run: what each depends on, what it writes, and how."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from lczcube.labels.samples import (
 )
 from lczcube.labels.splits import rows_of_roles
 from lczcube.models import context_px
+from lczcube.predictions import write_predictions
 from lczcube.products import open_features, open_product, write_map_png, write_product
 from lczcube.propagate import (
     build_donors,
@@ -376,18 +377,18 @@ def _item_facts(run: Run, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _evaluate(run: Run) -> str:
-    return _write_scores(run, _cross_validate(run, None), "scores")
+    return _write_scores(run, _cross_validate(run, None))
 
 
 def score_by_protocol(run: Run, protocol: ScoreProtocol) -> str:
     """Score the models and baselines of a run by a protocol; the table, and where it is.
 
-    Writes ``scores_NAME.json`` and ``scores_NAME.md`` beside the scores of the run's own split.
+    Writes ``scores_NAME.json``, ``scores_NAME.md`` and ``predictions_NAME.parquet`` beside those of
+    the run's own split.
     """
     source = [protocol.source] if protocol.source else []
     head = [f"Protocol {protocol.name}: {protocol.note}", *source, ""]
-    result = _cross_validate(run, protocol)
-    return _write_scores(run, result, f"scores_{protocol.name}", head)
+    return _write_scores(run, _cross_validate(run, protocol), protocol, head)
 
 
 def _cross_validate(run: Run, protocol: ScoreProtocol | None) -> CrossValidation:
@@ -402,11 +403,17 @@ def _cross_validate(run: Run, protocol: ScoreProtocol | None) -> CrossValidation
     )
 
 
-def _write_scores(run: Run, result: CrossValidation, name: str, head: Sequence[str] = ()) -> str:
+def _write_scores(
+    run: Run,
+    result: CrossValidation,
+    protocol: ScoreProtocol | None = None,
+    head: Sequence[str] = (),
+) -> str:
+    write_predictions(result.predictions, scored_path(run, "predictions.parquet", protocol))
     manifest = _manifest(run)
     made = {key: told["role"] for key, told in manifest["inputs"].items() if told["ai_derived"]}
     content = {"id": run.config.id, "synthetic": manifest["synthetic"], "ai_derived": made}
-    write_json(run.folder / f"{name}.json", content | result.to_dict())
+    write_json(scored_path(run, "scores.json", protocol), content | result.to_dict())
     lines = [*head, scores_table(list(result.scores.items()))]
     for city, scores in result.per_city.items():
         lines.append(f"\n{city}\n{scores_table(list(scores.items()))}")
@@ -415,13 +422,24 @@ def _write_scores(run: Run, result: CrossValidation, name: str, head: Sequence[s
     spread = spread_table(result.per_seed)
     lines += ["", spread] if spread else []
     lines += ["", *(comparison.statement for comparison in result.comparisons), *result.warnings]
-    lines += [
-        f"Input {k!r}, used as {role}, is itself the product of a model."
-        for k, role in made.items()
-    ]
+    lines += ai_derived_lines(made)
     text = "\n".join(lines) + "\n"
-    (run.folder / f"{name}.md").write_text(text, encoding="utf-8")
+    scored_path(run, "scores.md", protocol).write_text(text, encoding="utf-8")
     return text
+
+
+def scored_path(run: Run, name: str, protocol: ScoreProtocol | None = None) -> Path:
+    """Where an evaluation leaves a file: ``scores.md``, or ``scores_NAME.md`` of a protocol."""
+    path = run.folder / name
+    return path if protocol is None else path.with_stem(f"{path.stem}_{protocol.name}")
+
+
+def ai_derived_lines(roles: Mapping[str, str], of: str = "") -> list[str]:
+    """A sentence for each input that a model made, by its role; ``of`` says whose input."""
+    return [
+        f"Input {name!r}{of}, used as {role}, is itself the product of a model."
+        for name, role in roles.items()
+    ]
 
 
 def _in_cities(*names: str) -> Callable[[Run], list[Path]]:
@@ -492,7 +510,9 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "evaluate",
         lambda run: {"folds": run.table.folds, "repeats": run.table.repeats},
-        lambda run: [run.folder / "scores.json", run.folder / "scores.md"],
+        lambda run: [
+            scored_path(run, name) for name in ("scores.json", "scores.md", "predictions.parquet")
+        ],
         _evaluate,
     ),
 )
