@@ -10,8 +10,10 @@ import xarray as xr
 
 from lczcube.crossval import Candidate, CrossValidation, Predicted, cross_validate
 from lczcube.errors import ConfigError
+from lczcube.evaluate import compare_predictions, score
 from lczcube.grid import Grid
 from lczcube.labels import Roles
+from lczcube.predictions import COLUMNS, predictions_of
 from lczcube.protocols import PROTOCOLS, protocol_of, spread_table
 
 N_GROUPS, PER_GROUP = 60, 4
@@ -121,6 +123,38 @@ def test_what_is_not_used_says_how_near_it_lies() -> None:
     assert result.scores["good"].oa == pytest.approx(lucky_share(0.9, is_testing))
     (said,) = (text for text in result.warnings if "not used; were they" in text)
     assert said.startswith("80 samples are not used; were they trained on: 0.0% of 80 evaluation")
+
+
+@pytest.mark.parametrize("method", ["polygon", "holdout"])
+def test_predictions_hold_what_the_scores_and_comparisons_are_of(method: str) -> None:
+    result = run(method, range(3))
+    assert tuple(result.predictions) == COLUMNS
+    good, bad = (predictions_of(result.predictions, name) for name in ("good", "bad"))
+    scores = result.scores["good"]
+    again = score(
+        good["lcz_true"],
+        good["lcz_predicted"],
+        unit=scores.unit,
+        split=scores.split,
+        leakage=scores.leakage,
+        groups=good["group"],
+        confidence=good["confidence"],
+        n_boot=0,
+    )
+    assert len(good) == scores.n * scores.n_repeats
+    assert again.oa == pytest.approx(scores.oa)
+    assert again.calibration_error == pytest.approx(scores.calibration_error)
+    found = compare_predictions(good, bad, names=("good", "bad"))
+    assert found.comparison.to_dict() == result.comparisons[0].to_dict()
+    assert found.warnings == ()
+
+
+def test_predictions_tell_apart_what_was_trained_on() -> None:
+    table = predictions_of(run("polygon", range(2)).predictions, "good")
+    assert table.groupby("seed")["trained_on"].nunique().tolist() == [5, 5]
+    assert table["trained_on"].nunique() == 10
+    again = predictions_of(run("polygon", [1]).predictions, "good")
+    assert set(again["trained_on"]) == set(table.loc[table["seed"] == 1, "trained_on"])
 
 
 def test_a_city_that_evaluates_nothing_has_no_scores_of_its_own() -> None:

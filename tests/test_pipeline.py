@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -18,6 +19,7 @@ import xarray as xr
 from lczcube.cli import main
 from lczcube.grid import Grid
 from lczcube.labels.samples import read_samples
+from lczcube.predictions import read_predictions, write_predictions
 from lczcube.products import open_features
 from lczcube.synth import write_world
 
@@ -70,7 +72,8 @@ def test_a_run_leaves_maps_scores_and_tables(done: Path) -> None:
     for city in ("synthetic_north", "synthetic_south"):
         for name in ("features.zarr", "pseudo_labels.parquet", "lcz.zarr", "lcz.png"):
             assert (done / city / name).exists(), name
-    for name in ("scores.json", "scores.md", "run.json", "models/xgb/model.json"):
+    names = ("scores.json", "scores.md", "predictions.parquet", "run.json", "models/xgb/model.json")
+    for name in names:
         assert (done / name).exists(), name
 
 
@@ -245,6 +248,93 @@ def test_a_protocol_scores_a_run_and_leaves_its_own_scores_alone(
     assert set(found["scores"]) == set(scores["scores"])
     assert {row["split"] for row in found["scores"].values()} == {"given"}
     assert (done / "scores.json").read_bytes() == before
+    pair = (done, done, "--models", "xgb", "forest", "--protocol", "culture-10")
+    assert compared(capsys, *pair)["comparison"] == found["comparisons"][0]
+    assert lczcube("compare", *pair) == 0
+    assert capsys.readouterr().out.startswith("Protocol culture-10: So2Sat's official split")
+    outdate_protocol(done)
+    status, error = refused(capsys, "compare", *pair)
+    assert (status, "of protocol 'culture-10', which are out of date" in error) == (1, True)
+
+
+def outdate_protocol(run: Path) -> None:
+    """As after a change of the settings that the protocol's predictions rest on."""
+    record = json.loads((run / "run.json").read_text())
+    record["stages"]["evaluate --protocol culture-10"]["fingerprint"] = "another"
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def compared(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
+    """What `lczcube compare --json` prints."""
+    capsys.readouterr()
+    assert lczcube("compare", *arguments, "--json") == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.fixture
+def other(done: Path, tmp_path: Path) -> Path:
+    """Another folder of the same run, with its records and scores alone."""
+    folder = tmp_path / "other"
+    shutil.copytree(done, folder, ignore=shutil.ignore_patterns("*.zarr", "models"))
+    for path in [*done.glob("*/*.zarr"), done / "models"]:
+        (folder / path.relative_to(done)).symlink_to(path)
+    return folder
+
+
+def test_two_models_of_a_run_compare_as_in_its_scores(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = json.loads((done / "scores.json").read_text())
+    listed = {tuple(row["names"]): row for row in scores["comparisons"]}
+    for name in ("forest", "unet"):
+        found = compared(capsys, done, done, "--models", "xgb", name)
+        assert found["comparison"] == listed["xgb", name]
+        assert found["n"] == [scores["scores"]["xgb"]["n"]] * 2
+        assert found["warnings"] == []
+    assert lczcube("compare", done, done, "--models", "xgb", "forest") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("| difference   | seeds |")
+    assert f"{listed['xgb', 'forest']['statement']} Both scored the same " in out
+
+
+def test_models_of_two_runs_are_compared_on_shared_units(
+    done: Path, other: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = read_predictions(other / "predictions.parquet")
+    kept = table[table["city"] == "synthetic_north"]
+    write_predictions(kept.assign(trained_on="fewer"), other / "predictions.parquet")
+    found = compared(capsys, done, other)
+    assert found["comparison"]["names"] == ["run xgb", "other xgb"]
+    n = kept["patch_id"].nunique()
+    assert found["n"] == [table["patch_id"].nunique(), n]
+    assert (found["n_shared"], found["n_trained_apart"]) == (n, n)
+    assert found["comparison"]["differences"]["oa"] == 0
+    assert "did not learn from the same labels" in found["warnings"][0]
+
+
+def test_a_comparison_without_predictions_is_refused_with_the_command_that_makes_them(
+    done: Path, other: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, error = refused(capsys, "compare", done, done)
+    assert (status, "with itself; name two models: --models xgb OTHER" in error) == (2, True)
+    status, error = refused(capsys, "compare", done, done, "--models", "xgb", "none")
+    assert (status, "model 'none' was not scored; there are xgb, forest" in error) == (2, True)
+    status, error = refused(capsys, "compare", done, done, "--models", "xgb", "unet", "forest")
+    assert (status, "--models xgb, unet, forest: give one value for both" in error) == (2, True)
+    status, error = refused(capsys, "compare", done, other, "--protocol", "wudapt")
+    assert status == 1
+    assert "the predictions of protocol 'wudapt', which are missing in" in error
+    assert error.endswith(f"run `lczcube evaluate {done} --protocol wudapt` first.")
+    (other / "predictions.parquet").unlink()
+    status, error = refused(capsys, "compare", done, other)
+    assert (status, f"'evaluate', which is missing in {other}" in error) == (1, True)
+    record = json.loads((other / "run.json").read_text())
+    changed_file = world / "rounds.toml"
+    changed_file.write_text(Path(record["config"]).read_text().replace("rounds = 15", "rounds = 9"))
+    (other / "run.json").write_text(json.dumps(record | {"config": str(changed_file)}))
+    status, error = refused(capsys, "compare", done, other)
+    assert (status, f"'train', which is out of date in {other}" in error) == (1, True)
 
 
 def test_a_template_lies_on_the_grid_of_its_run(

@@ -134,7 +134,10 @@ class Pair:
 
     @property
     def n_seeds(self) -> tuple[int, int]:
-        """Seeds of each side."""
+        """Seeds of each side; of hold-outs those that drew a shared unit."""
+        if "seed" in self.keys:
+            n = int(self.reference.index.get_level_values("seed").nunique())
+            return n, n
         a, b = (int(side["seed"].nunique()) for side in self.sides)
         return a, b
 
