@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import xarray as xr
 from lczcube.cli import main
 from lczcube.grid import Grid
 from lczcube.labels.samples import read_samples
-from lczcube.predictions import read_predictions, write_predictions
+from lczcube.predictions import COLUMNS, read_predictions, write_predictions
 from lczcube.products import open_features
 from lczcube.synth import write_world
 
@@ -296,6 +297,24 @@ def test_two_models_of_a_run_compare_as_in_its_scores(
     out = capsys.readouterr().out
     assert out.startswith("| difference   | seeds |")
     assert f"{listed['xgb', 'forest']['statement']} Both scored the same " in out
+
+
+def test_the_guide_compares_two_models_by_command_and_in_python(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "guide" / "scores.md").read_text(encoding="utf-8")
+    section = page.split("### Models of a run, or of two")[1].split("\n## ")[0]
+    code, command = (
+        section.split(f"```{kind}\n")[1].split("```")[0] for kind in ("python", "console")
+    )
+    (tmp_path / "RUN").symlink_to(done)
+    monkeypatch.chdir(tmp_path)
+    assert lczcube(*command.removeprefix("$ lczcube ").split()) == 0
+    by_command = capsys.readouterr().out
+    exec(compile(code, "scores.md", "exec"), {})
+    assert capsys.readouterr().out == by_command
+    listed = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
+    assert tuple(re.findall(r"\w+", " ".join(listed))) == COLUMNS
 
 
 def test_models_of_two_runs_are_compared_on_shared_units(
