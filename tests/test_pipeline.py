@@ -237,7 +237,7 @@ def test_scores_name_unit_split_and_leak(done: Path) -> None:
 
 
 def test_a_protocol_scores_a_run_and_leaves_its_own_scores_alone(
-    done: Path, capsys: pytest.CaptureFixture[str]
+    done: Path, world: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (done / "scores.json").read_bytes()
     scores = json.loads((done / "scores.json").read_text())
@@ -253,16 +253,19 @@ def test_a_protocol_scores_a_run_and_leaves_its_own_scores_alone(
     assert compared(capsys, *pair)["comparison"] == found["comparisons"][0]
     assert lczcube("compare", *pair) == 0
     assert capsys.readouterr().out.startswith("Protocol culture-10: So2Sat's official split")
-    outdate_protocol(done)
+    record = (done / "run.json").read_bytes()
+    set_other_rounds(done, world)
     status, error = refused(capsys, "compare", *pair)
+    (done / "run.json").write_bytes(record)
     assert (status, "of protocol 'culture-10', which are out of date" in error) == (1, True)
 
 
-def outdate_protocol(run: Path) -> None:
-    """As after a change of the settings that the protocol's predictions rest on."""
+def set_other_rounds(run: Path, world: Path) -> None:
+    """Have a run's city file say that XGBoost has other rounds."""
     record = json.loads((run / "run.json").read_text())
-    record["stages"]["evaluate --protocol culture-10"]["fingerprint"] = "another"
-    (run / "run.json").write_text(json.dumps(record))
+    path = world / "rounds.toml"
+    path.write_text(Path(record["config"]).read_text().replace("rounds = 15", "rounds = 9"))
+    (run / "run.json").write_text(json.dumps(record | {"config": str(path)}))
 
 
 def compared(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
@@ -348,10 +351,7 @@ def test_a_comparison_without_predictions_is_refused_with_the_command_that_makes
     (other / "predictions.parquet").unlink()
     status, error = refused(capsys, "compare", done, other)
     assert (status, f"'evaluate', which is missing in {other}" in error) == (1, True)
-    record = json.loads((other / "run.json").read_text())
-    changed_file = world / "rounds.toml"
-    changed_file.write_text(Path(record["config"]).read_text().replace("rounds = 15", "rounds = 9"))
-    (other / "run.json").write_text(json.dumps(record | {"config": str(changed_file)}))
+    set_other_rounds(other, world)
     status, error = refused(capsys, "compare", done, other)
     assert (status, f"'train', which is out of date in {other}" in error) == (1, True)
 
