@@ -56,6 +56,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/npy.py
+	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/large.py
 
 docs: $(DOCS_INSTALLED)

@@ -13,10 +13,10 @@ from pyproj import Transformer
 
 from lczcube.catalog import build_catalog
 from lczcube.coverage import Coverage, coverage_of, plot_coverage
-from lczcube.coverage.shares import _layer_of
 from lczcube.coverage.text import percent
 from lczcube.pipeline import run_stages
 from lczcube.runfolder import Run, open_run
+from lczcube.windows import layer_of_feature
 from tests.scenes import write_raster
 
 CRS = "EPSG:32632"
@@ -222,9 +222,9 @@ def test_a_share_that_is_not_whole_is_not_called_whole(share: float, text: str) 
 
 
 def test_a_feature_is_of_the_layer_with_the_longest_name() -> None:
-    assert _layer_of("aef_2_A00_mean", ["aef", "aef_2"]) == "aef_2"
-    assert _layer_of("aef_A00_mean", ["aef", "aef_2"]) == "aef"
-    assert _layer_of("other", ["aef"]) is None
+    assert layer_of_feature("aef_2_A00_mean", ["aef", "aef_2"]) == "aef_2"
+    assert layer_of_feature("aef_A00_mean", ["aef", "aef_2"]) == "aef"
+    assert layer_of_feature("other", ["aef"]) is None
 
 
 def test_a_run_without_labels_is_told_as_such(run: Run, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from lczcube import neighbours
-from lczcube.neighbours import nearest_donors
+from lczcube.neighbours import exact, nearest_donors
 
 Floats = npt.NDArray[np.float64]
 
@@ -57,7 +58,8 @@ def test_a_query_has_the_same_bits_in_any_block(monkeypatch: pytest.MonkeyPatch)
     rng = np.random.default_rng(4)
     donors, queries = rng.normal(size=(300, 33)), rng.normal(size=(999, 33))
     whole = nearest_donors(donors, queries, 6)
-    monkeypatch.setattr(neighbours, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(exact, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(exact, "MIN_ROWS", 7)
     blocks = nearest_donors(donors, queries, 6)
     assert [part.tobytes() for part in blocks] == [part.tobytes() for part in whole]
 
@@ -67,3 +69,24 @@ def test_distances_are_exact_to_the_last_digits() -> None:
     distance, index = nearest_donors(donors, np.zeros((1, 2)), 3)
     assert index.tolist() == [[1, 0, 2]]
     np.testing.assert_allclose(distance, [[1e-9, 5.0, 1e8]], rtol=1e-15)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60), st.integers(1, 9), st.booleans())
+def test_of_groups_each_is_found_by_its_nearest_donor(
+    seed: int, n: int, n_groups: int, coarse: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    donors, queries = rng.normal(size=(n, 3)), rng.normal(size=(5, 3))
+    if coarse:  # whole numbers: equal distances, within groups and between them
+        donors, queries = np.round(donors), np.round(queries)
+    groups = rng.integers(0, n_groups, n)
+    k = min(4, np.unique(groups).size)
+    distance, index = nearest_donors(donors, queries, k, groups)
+    for row, query in enumerate(queries):
+        away = np.sqrt(((donors - query) ** 2).sum(axis=1))
+        order = np.lexsort((np.arange(n), away))
+        _, first = np.unique(groups[order], return_index=True)
+        expected = order[np.sort(first)[:k]]
+        assert index[row].tolist() == expected.tolist()
+        np.testing.assert_allclose(distance[row], away[expected], rtol=1e-12)

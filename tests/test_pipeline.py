@@ -19,7 +19,7 @@ import xarray as xr
 
 from lczcube.cli import main
 from lczcube.grid import Grid
-from lczcube.labels.samples import read_samples
+from lczcube.labels.samples import read_samples, write_samples
 from lczcube.predictions import COLUMNS, read_predictions, write_predictions
 from lczcube.products import open_features
 from lczcube.synth import write_world
@@ -528,3 +528,127 @@ def test_a_raster_without_crs_is_refused(
     assert status == 1
     assert "bare.tif" in message
     assert "CRS" in message
+
+
+def test_the_example_of_the_guide_of_propagation_runs(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "guide" / "propagate.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "run").symlink_to(done)
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})
+    out = capsys.readouterr().out.splitlines()
+    assert re.match(r"calibration error 0\.\d{3} raw, 0\.\d{3} calibrated", out[0])
+    assert re.match(r"\d+ of \d+ cells kept", out[1])
+
+
+def test_an_audit_leaves_tables_and_a_picture(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run, symlinks=True)
+    assert lczcube("audit", run) == 0
+    out = capsys.readouterr().out
+    assert out == (run / "audit.md").read_text()
+    assert out.startswith("Propagation, synthetic-7 (synthetic data)\n")
+    audit = json.loads((run / "audit.json").read_text())
+    ways = {(row["policy"], row["method"]) for row in audit["summary"]}
+    assert {("pooled", "city"), ("by city, z by city", "city")} <= ways
+    assert (run / "audit.png").stat().st_size > 10_000
+
+
+def test_an_audit_before_there_are_features_says_what_is_missing(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lczcube("audit", tmp_path / "run", "--config", city_file(world)) == 1
+    assert "audit needs 'build-catalog', which is missing" in capsys.readouterr().err
+
+
+def test_labels_of_a_city_that_is_no_donor_change_no_byte(
+    done: Path, world: Path, tmp_path: Path
+) -> None:
+    """Held-out cities never donate: whatever their labels say, the votes are the same."""
+    run = tmp_path / "run"
+    shutil.copytree(done, run, symlinks=True)
+    config = city_file(world, '["xgb", "unet"]')
+    held = config.with_name("held.toml")
+    text = config.read_text()
+    assert 'donors = "all"' in text
+    held.write_text(text.replace('donors = "all"', 'donors = ["synthetic_north"]'))
+    assert lczcube("propagate", run, "--config", held) == 0
+    before = propagated(run)
+    samples = read_samples(run / "synthetic_south" / "samples.parquet")
+    poisoned = samples.assign(lcz=("sample", (18 - samples["lcz"].values).astype(np.uint8)))
+    write_samples(poisoned, run / "synthetic_south" / "samples.parquet")
+    assert lczcube("propagate", run, "--config", held, "--overwrite") == 0
+    assert propagated(run) == before
+    assert lczcube("propagate", run, "--config", config, "--overwrite") == 0
+    assert propagated(run) != before
+
+
+def test_the_donors_are_stored_once_and_swept_when_they_are_others(
+    done: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run, symlinks=True)
+    before = digests(run, "donors/**/*")
+    assert len({Path(name).parent for name in before}) == 1  # both cities pool their labels
+    facts = json.loads((run / "synthetic_north" / "propagate.json").read_text())["search"]
+    assert [(one["method"], one["n_donors"]) for one in facts] == [("exact", 202)]
+    monkeypatch.setattr("lczcube.rundonors.build_index", None)  # nothing is built again
+    assert lczcube("propagate", run, "--overwrite") == 0
+    assert digests(run, "donors/**/*") == before
+    monkeypatch.undo()
+    (damaged,) = run.glob("donors/*/vectors.npy")
+    damaged.write_bytes(damaged.read_bytes()[:-8] + b"damaged!")
+    assert lczcube("propagate", run, "--overwrite") == 0
+    assert digests(run, "donors/**/*") == before
+    config = city_file(world, '["xgb", "unet"]').with_name("by_city.toml")
+    text = (world / "small_1.toml").read_text()
+    config.write_text(text.replace('donors = "all"', 'donors = "all"\nmerge = "by_city"'))
+    assert lczcube("propagate", run, "--config", config) == 0
+    after = {Path(name).parent for name in digests(run, "donors/**/*")}
+    assert len(after) == 2
+    assert not after & {Path(name).parent for name in before}
+
+
+def test_a_plan_says_what_the_search_for_donors_will_cost(
+    done: Path, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lczcube("run", city_file(world, '["xgb", "unet"]'), done, "--dry-run") == 0
+    assert "propagate: 202 donors, 56 cells; exact search" in capsys.readouterr().out
+
+
+def propagated(run: Path) -> dict[str, str]:
+    return (
+        digests(run, "*/propagat*/**/*") | digests(run, "*/p*.parquet") | digests(run, "*/p*.json")
+    )
+
+
+def test_every_way_to_propagate_works_in_a_run(done: Path, world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done, run, symlinks=True)
+    config = city_file(world, '["xgb", "unet"]')
+    plain = config.read_text()
+    told = {}
+    for name, settings in {
+        "by class": 'min_confidence = { "11" = 0.2, other = 0.99 }',
+        "precision": 'cut = "precision"\ntarget_precision = 0.9\nmerge = "by_city"',
+        "quantile": 'cut = "quantile"\nkeep_share = 0.5\ncalibrate = "none"\nnovelty = 1',
+        "z by city": 'standardise = "city"\npca = 0.9\nweights = { alphaearth = 2 }',
+    }.items():
+        table = "[propagate]\n" + settings
+        other = config.with_name("other.toml")
+        other.write_text(re.sub(r"\[propagate\]\n(.+\n)*", f"{table}\n", plain))
+        assert lczcube("propagate", run, "--config", other) == 0, name
+        told[name] = json.loads((run / "synthetic_north" / "propagate.json").read_text())
+    assert set(told["by class"]["cut"].values()) == {0.2, 0.99}
+    kept = {code: counts["kept"] for code, counts in told["by class"]["of_class"].items()}
+    assert sum(kept.values()) == kept.get("11", 0)
+    assert told["precision"]["voting"]["merge"] == "by_city"
+    for counts in told["quantile"]["of_class"].values():
+        assert counts["calibrated"] >= round(0.5 * counts["cells"])
+    assert told["quantile"]["calibration"] is told["quantile"]["novelty_limit"] is None
+    assert told["z by city"]["n_dimensions"] < told["by class"]["n_dimensions"]

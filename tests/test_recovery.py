@@ -1,6 +1,7 @@
 """What a run makes of a world whose truth is known, on ground that no label touches."""
 
 import json
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
@@ -12,6 +13,7 @@ import shapely
 import xarray as xr
 
 from lczcube.cli import main
+from lczcube.labels.samples import read_samples, write_samples
 from lczcube.synth import write_world
 
 CELL_PX, CELL_M = 32, 320
@@ -72,3 +74,27 @@ def test_the_truth_of_unlabelled_cells_is_recovered_to_nine_tenths_of_the_optimu
     optimum = json.loads((world / "world.json").read_text())["bayes"]["accuracy"]
     assert n_cells >= 100  # 0.025 is then the standard error of an accuracy of 0.93
     assert right / n_cells >= 0.9 * optimum, f"{right} of {n_cells} cells, optimum {optimum}"
+
+
+def test_a_class_that_a_city_has_no_label_of_is_found_by_the_labels_of_another(
+    world: Path, run: Path, tmp_path: Path
+) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    here, there = (read_samples(copied / city / "samples.parquet")["lcz"].values for city in CITIES)
+    path = copied / CITIES[1] / "samples.parquet"
+    cells = xr.open_zarr(run / CITIES[1] / "lcz.zarr", group="cells")
+    labels = gpd.read_parquet(world / "labels" / f"{CITIES[1]}.parquet")
+    judged = truth_of_cells(world, CITIES[1]) * untouched(cells, labels)
+    common = [code for code in np.unique(there).tolist() if code in here]
+    code = max(common, key=lambda one: int((judged == one).sum()))
+    samples = read_samples(path)
+    write_samples(samples.isel(sample=np.flatnonzero(there != code)), path)
+    with pytest.raises(SystemExit) as exit_:
+        main(["propagate", str(copied), "--overwrite"])
+    assert not exit_.value.code
+    voted = xr.open_zarr(copied / CITIES[1] / "propagated.zarr", group="cells")["lcz"].values
+    mine = judged == code
+    assert mine.sum() >= 10
+    assert (voted[mine] == code).mean() > 0.5
+    assert (judged[(voted == code) & (judged > 0)] == code).mean() > 0.5

@@ -376,6 +376,26 @@ for _name, _summary in (
 
 
 @app.command
+def audit(folder: Path, /, *, config: Path | None = None) -> None:
+    """Say how right pseudo-labels would have been: cities and blocks are left out and voted on.
+
+    Compares the ways to give donors, by class, city and cut, in audit.md, audit.json and audit.png
+    of the run folder; needs features and samples (the stage aggregate).
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    config
+        City file; default: the one the folder was made with.
+    """
+    from lczcube.pipeline import audit_donors
+    from lczcube.runfolder import open_run
+
+    print(audit_donors(open_run(folder, config)), end="")
+
+
+@app.command
 def check_labels(folder: Path, /, *, config: Path | None = None, limit: int = 20) -> None:
     """Check the labels of every city: shapes, contradictions, outliers; drops nothing.
 

@@ -29,6 +29,8 @@ from lczcube.sources.osm_scheme import FEATURES
 BBox = tuple[float, float, float, float]
 
 Share = Annotated[float, Field(gt=0, le=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+ClassCode = Annotated[str, Field(pattern=r"^([1-9]|1[0-7]|other)$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Statistic = Annotated[str, Field(pattern=r"^(mean|std|max|min|q[0-9]{2}|f-?[0-9]+)$")]
@@ -85,16 +87,55 @@ class PropagateTable(Table):
     donors : str or tuple of str
         ``all`` cities pool their labels, each city uses its ``own``, or the named cities give.
     k : int
-        Neighbours that vote.
-    min_confidence : float
-        Least share of the vote that is kept, 0-1.
+        Groups (polygons, patches that overlap) that vote, each by its nearest donor.
+    power : float
+        A vote weighs one over the distance to this power.
+    balance : float
+        0 leaves classes as frequent as they are among the donors' groups, 1 takes that out.
+    merge : str
+        ``pooled``: the k nearest groups of all donor cities vote; ``by_city``: those of each.
+    standardise : str
+        ``donors``: features become z-scores by the donors' mean and deviation. ``city``: each city
+        by its own cells first, which takes out what shifts a whole city, and with it a little of
+        what is truly different.
+    weights : dict of str to float
+        By feature input, how much its squared differences count; 1 where not named.
+    pca : float, optional
+        Share of the variance that principal components keep, in (0, 1). Default: the features.
+    calibrate : str
+        ``auto`` holds out what the cells of a city are to its donors: cities, blocks or polygons;
+        or one of these; ``none`` takes the share of the vote for the confidence.
+    cut : str
+        ``confidence``: cells from ``min_confidence`` on are kept. ``precision``: from the
+        confidence on at which ``target_precision`` of held-out votes were right. ``quantile``: of
+        each class and city the surest ``keep_share``.
+    min_confidence : float or dict of str to float
+        The cut, 0-1; or by code, with ``other`` for all others (0.8 where not given).
+    target_precision, keep_share : float
+        For ``precision`` and ``quantile``, in (0, 1].
+    novelty : float
+        A cell farther from all donors than this share of held-out donors abstains; 1: none does.
+    search : str
+        ``exact``, ``pynndescent``, or ``auto``, which takes what is faster.
     exclude_eval_m : float
         No pseudo-label within this distance of an evaluation label, m.
     """
 
     donors: Literal["all", "own"] | Names = "all"
     k: Count = 10
-    min_confidence: Annotated[float, Field(ge=0, le=1)] = 0.8
+    power: Annotated[float, Field(ge=0)] = 2.0
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.0
+    merge: Literal["pooled", "by_city"] = "pooled"
+    standardise: Literal["donors", "city"] = "donors"
+    weights: dict[SafeName, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    pca: Annotated[float, Field(gt=0, lt=1)] | None = None
+    calibrate: Literal["auto", "polygon", "block", "city", "none"] = "auto"
+    cut: Literal["confidence", "precision", "quantile"] = "confidence"
+    min_confidence: Probability | dict[ClassCode, Probability] = 0.8
+    target_precision: Share = 0.8
+    keep_share: Share = 0.3
+    novelty: Share = 0.99
+    search: Literal["auto", "exact", "pynndescent"] = "auto"
     exclude_eval_m: Annotated[float, Field(ge=0)] = 320.0
 
 
@@ -532,6 +573,15 @@ def _require_donors(config: CityFile) -> None:
         )
 
 
+def _require_weights(config: CityFile, run: RunTable) -> None:
+    unknown = [name for name in config.propagate.weights if name not in run.features]
+    if unknown:
+        raise ConfigError(
+            f"weights in [propagate] names {_listed(unknown)}, which is no feature of [run]; "
+            f"features: {_listed(run.features)}."
+        )
+
+
 def _require_run(config: CityFile, run: RunTable) -> None:
     if not config.cities:
         raise ConfigError("[run] wants a city; add a [city.NAME] table with its bbox.")
@@ -540,6 +590,7 @@ def _require_run(config: CityFile, run: RunTable) -> None:
         _require_year(entry, run)
     for name in run.labels:
         _require_kind(config, name, "labels", "[run] labels")
+    _require_weights(config, run)
     if run.missing == "indicator" and "unet" in run.models:
         raise ConfigError(
             'missing = "indicator" in [run] leaves a city without a layer, and a U-Net sees no '

@@ -180,10 +180,15 @@ def calibration_error(
     if not ((sure >= 0) & (sure <= 1)).all():
         worst = sure[~((sure >= 0) & (sure <= 1))][0]
         raise LabelError(f"confidence {worst:g} is no probability; probabilities are 0-1.")
-    # (a, b] as Guo et al. have it; 0 falls into the first.
-    numbers = np.clip(np.ceil(sure * n_bins).astype(int) - 1, 0, n_bins - 1)
-    excess = np.bincount(numbers, weights=right - sure, minlength=n_bins)
+    excess = np.bincount(confidence_bins(sure, n_bins), weights=right - sure, minlength=n_bins)
     return float(np.abs(excess).sum() / sure.size)
+
+
+def confidence_bins(
+    confidence: npt.NDArray[np.float64], n_bins: int = N_BINS
+) -> npt.NDArray[np.int64]:
+    """Bin of each confidence: (a, b] as Guo et al. have it; 0 falls into the first."""
+    return np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
 
 
 def _right(confusion: Confusion) -> Values:

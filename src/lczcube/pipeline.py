@@ -22,6 +22,8 @@ from lczcube.evaluate import PairedComparison, compare_predictions
 from lczcube.mosaic import mosaics_of, plan_reads
 from lczcube.predictions import predictions_of, read_predictions
 from lczcube.protocols import ScoreProtocol, protocol_of
+from lczcube.pseudolabels import audit_run
+from lczcube.rundonors import RunDonors
 from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
 from lczcube.stages import (
@@ -184,6 +186,20 @@ def _ai_derived(a: Run, b: Run, protocol: str | None) -> list[str]:
     ]
 
 
+def audit_donors(run: Run) -> str:
+    """How right the pseudo-labels of a run would have been, as text.
+
+    Raises
+    ------
+    StageError
+        If features and samples are missing or out of date.
+    LabelError
+        If the labels are too few to leave any out.
+    """
+    _require_up_to_date(run, "aggregate", "audit")
+    return audit_run(run)
+
+
 def _require_up_to_date(run: Run, last: str, what: str) -> None:
     for stage in STAGES:
         state = stage_state(run, stage)
@@ -222,6 +238,8 @@ def plan(run: Run) -> str:
         return "\n".join([*lines, f"{known}; `lczcube build-catalog --dry-run` lists the files"])
     from dask.utils import format_bytes
 
+    (aggregation,) = (stage for stage in STAGES if stage.name == "aggregate")
+    has_samples = stage_state(run, aggregation) == "up to date"
     for city in run.cities:
         cube = run.cube(city)
         rows, columns = grid_of(cube).shape
@@ -233,6 +251,8 @@ def plan(run: Run) -> str:
             f"  aggregate: {n_tasks} tasks, {format_bytes(cells['features'].nbytes)} of features "
             f"to write, projected peak {format_bytes(require_cube_fits(run, cube))} per worker"
         )
+        if has_samples:
+            lines.append(f"  {RunDonors(run).plan(city)}")
     return "\n".join(lines)
 
 

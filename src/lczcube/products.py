@@ -47,12 +47,14 @@ _VARIABLE_ATTRS: dict[str, dict[str, Any]] = {
     "probability": {"long_name": "Probability of each Local Climate Zone", "units": "1"},
     "distance": {"long_name": "Distance to the nearest donor", "units": "standard deviations"},
     "donor": {"long_name": "Position of the nearest donor in attribute donor_id; -1 for none"},
+    "vote": {"long_name": "Share of the vote of the mapped zone, not calibrated", "units": "1"},
+    "fate": {"long_name": "What becomes of the pseudo-label"},
     "kept": {"long_name": "True where the pseudo-label is kept"},
     "features": {"long_name": "Statistics of the bands over the window of each output pixel"},
     "valid_fraction": {"long_name": "Share of valid pixels in the window", "units": "1"},
     "covered": {"long_name": "True where at least half of the output pixel is valid"},
 }
-_PERCENT = ("confidence", "probability")
+_PERCENT = ("confidence", "probability", "vote")
 _PERCENT_ATTRS = {"_FillValue": np.uint8(PERCENT_NODATA), "scale_factor": 0.01}
 """As attributes, not as encoding: the per cents are packed already, xarray must not pack again."""
 _SPATIAL_NAMES = {"cell_y": "y", "cell_x": "x"}

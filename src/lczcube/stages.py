@@ -1,6 +1,5 @@
 """The stages of a run: what each depends on, what it writes, and how."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +17,13 @@ from lczcube.cubestore import write_cube
 from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import comparisons_table, scores_table
 from lczcube.labels.rule_samples import join_rules
-from lczcube.labels.samples import (
-    build_samples,
-    join_samples,
-    read_pixels,
-    without_absent,
-    without_rules,
-    write_samples,
-)
-from lczcube.labels.splits import rows_of_roles
+from lczcube.labels.samples import build_samples, n_labelled, read_pixels, write_samples
 from lczcube.models import context_px
 from lczcube.predictions import write_predictions
 from lczcube.products import open_features, open_product, write_map_png, write_product
-from lczcube.propagate import (
-    build_donors,
-    exclude_pseudo_labels,
-    keep_rates,
-    propagate_labels,
-    pseudo_label_table,
-)
 from lczcube.protocols import ScoreProtocol, spread_table
+from lczcube.pseudolabels import propagate_city
+from lczcube.rundonors import RunDonors
 from lczcube.runfolder import CUBE_STORE, RULE_LABELS, Run, write_json
 from lczcube.runrules import (
     ROLES,
@@ -54,8 +40,6 @@ from lczcube.training import (
     cross_validate_models,
     fit_models,
     predict_maps,
-    roles_of,
-    training_rows,
     unet_parameters,
 )
 from lczcube.windows import aggregate, projected_peak_bytes
@@ -222,75 +206,16 @@ def _write_samples(
     write_samples(samples, path)
     if "forest_pixels" in run.table.baselines:
         write_samples(read_pixels(samples, cube), of_pixels)
-    return _n_labelled(samples), write_rule_labels(run, city, rules)
+    return n_labelled(samples), write_rule_labels(run, city, rules)
 
 
 def _propagate(run: Run) -> str:
-    samples = {city: training_rows(part, run.config) for city, part in run.samples().items()}
-    lines = []
+    given, lines = RunDonors(run), []
     for city in run.cities:
         run.progress(f"propagate: {city}")
-        givers = [samples[name] for name in _donor_cities(run, city, samples)]
-        cells = open_features(run.path(city, "features.zarr"))
-        donors = build_donors(without_absent(join_samples(givers), [cells]))
-        cells = without_absent(cells, givers)
-        table = run.config.propagate
-        voted = propagate_labels(donors, cells, k=table.k, min_confidence=table.min_confidence)
-        store = run.path(city, "propagated.zarr")
-        attrs = {"donor_id": donors.donor_id.tolist(), "synthetic": int(voted.attrs["synthetic"])}
-        write_product({"cells": voted}, store, attrs=attrs, overwrite=True)
-        lines.append(f"{city}: {_keep(run, city, voted, donors.donor_id)}")
+        lines.append(f"{city}: {propagate_city(given, city)}")
+    given.sweep_indexes()
     return "; ".join(lines)
-
-
-def _donor_cities(run: Run, city: str, samples: dict[str, xr.Dataset]) -> list[str]:
-    donors = run.config.propagate.donors
-    named = {"all": list(samples), "own": [city]}.get(str(donors), donors)
-    cities = [name for name in named if name in samples and samples[name].sizes["sample"]]
-    # Rules know natural classes alone: every cell would be one.
-    if not any(_n_labelled(samples[name]) for name in cities):
-        raise LabelError(
-            f"city {city!r} has no donors: donors = {donors!r} and labels to train on lie in "
-            f"{', '.join(n for n in samples if _n_labelled(samples[n])) or 'no city'}; "
-            f"{_splits_of(run, city)}. Name cities with labels in [propagate] donors, or a city's "
-            "donor splits in its table (donors = [...])."
-        )
-    return cities
-
-
-def _n_labelled(samples: xr.Dataset) -> int:
-    return int(without_rules(samples).sizes["sample"])
-
-
-def _splits_of(run: Run, city: str) -> str:
-    found = Counter(run.labels(city)["split"].astype(str))
-    listed = ", ".join(f"{name or 'no split'} ({n})" for name, n in sorted(found.items()))
-    return f"its own labels are of {listed or 'no split'}"
-
-
-def _keep(run: Run, city: str, voted: xr.Dataset, donor_id: Any) -> str:
-    stored = open_product(run.path(city, "propagated.zarr"), "cells")
-    cells = voted.drop_vars(list(voted.data_vars)).assign(
-        {
-            name: (("cell_y", "cell_x"), stored[name].values)
-            for name in ("lcz", "kept", "confidence", "donor", "distance")
-        }
-    )
-    labels, rules = run.labels(city), run.rule_labels(city)
-    _, evaluated = rows_of_roles(labels, roles_of(run.config))
-    is_evaluation = evaluated if run.table.split == "given" else np.zeros(len(labels), bool)
-    narrowed, counts = exclude_pseudo_labels(
-        cells,
-        labels=labels if rules is None else join_rules(labels, rules),
-        evaluation=labels[is_evaluation],
-        exclude_eval_m=run.config.propagate.exclude_eval_m,
-    )
-    table = pseudo_label_table(narrowed, city=city, donor_id=donor_id)
-    table.to_parquet(run.path(city, "pseudo_labels.parquet"))
-    rates = keep_rates(narrowed["lcz"].values, narrowed["kept"].values)
-    facts = {"counts": counts, "kept_of_class": {str(k): list(v) for k, v in rates.items()}}
-    write_json(run.path(city, "propagate.json"), facts)
-    return f"{counts['kept']} of {sum(n for _, n in rates.values())} cells kept"
 
 
 def _train(run: Run) -> str:

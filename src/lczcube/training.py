@@ -231,7 +231,7 @@ def pseudo_samples(data: CityData, run: RunTable) -> xr.Dataset | None:
         "group": table["patch_id"].to_numpy(),
         "lcz": table["lcz"].to_numpy(np.uint8),
         "split": np.full(n, "pseudo", dtype=object),
-        "weight": np.full(n, run.pseudo_weight, dtype=np.float32),
+        "weight": (run.pseudo_weight * table["weight"]).to_numpy(np.float32),
         "x": values["cell_x"].values,
         "y": values["cell_y"].values,
         "size_m": np.full(n, float(data.grid.stride_m)),
@@ -418,14 +418,15 @@ def _burn_pseudo_labels(
     """Write pseudo-labels into the output pixels' own squares, where no label is."""
     side = data.grid.stride_px
     table = data.pseudo_labels
-    for row, column, code in zip(table["row"], table["column"], table["lcz"], strict=True):
+    columns = (table[name] for name in ("row", "column", "lcz", "weight"))
+    for row, column, code, share in zip(*columns, strict=True):
         square = (
             slice(row * side, (row + 1) * side),
             slice(column * side, (column + 1) * side),
         )
         free = lcz[square] == NODATA
         lcz[square][free] = code
-        weight[square][free] = pseudo_weight
+        weight[square][free] = pseudo_weight * share
 
 
 def _predict_unet(model: UnetModel, data: CityData) -> xr.Dataset:

@@ -212,6 +212,11 @@ def _feature_names(layers: Sequence[LayerPieces], stats: Sequence[str]) -> list[
     ]
 
 
+def layer_of_feature(feature: str, layers: Sequence[str]) -> str | None:
+    """The layer a feature is named after: the longest name, as one may begin another."""
+    return max((x for x in layers if feature.startswith(f"{x}_")), key=len, default=None)
+
+
 def _with_presence(
     names: list[str], features: da.Array, cube: xr.Dataset
 ) -> tuple[list[str], da.Array]:

@@ -16,6 +16,7 @@ from lczcube.layers import Wanted, year_of
 from lczcube.lcz import N_CLASSES
 from lczcube.products import open_features
 from lczcube.tiles import place_tiles, project_outline, tile_of
+from lczcube.windows import layer_of_feature
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -171,18 +172,13 @@ def _valid_cells(run: Run, city: str) -> dict[str, Mask]:
     names = [str(name) for name in features["feature"].values]
     firsts: dict[str, int] = {}
     for position, name in enumerate(names):
-        layer = _layer_of(name, run.table.features)
+        layer = layer_of_feature(name, run.table.features)
         if layer is not None and name != f"{layer}_present":
             firsts.setdefault(layer, position)
     return {
         layer: np.isfinite(features["features"].isel(feature=position).values)
         for layer, position in firsts.items()
     }
-
-
-def _layer_of(feature: str, layers: Sequence[str]) -> str | None:
-    """The layer a feature is named after: the longest name, as one may begin another."""
-    return max((x for x in layers if feature.startswith(f"{x}_")), key=len, default=None)
 
 
 def _labels_of(run: Run) -> tuple[tuple[LabelCoverage, ...], int]:

@@ -195,6 +195,11 @@ def without_rules(samples: xr.Dataset) -> xr.Dataset:
     return samples.isel(sample=np.flatnonzero(~is_by_rule(samples)))
 
 
+def n_labelled(samples: xr.Dataset) -> int:
+    """Number of samples whose class somebody gave."""
+    return int((~is_by_rule(samples)).sum())
+
+
 def sample_frame(samples: xr.Dataset) -> pd.DataFrame:
     """The samples without their features, one row each: what a split needs."""
     return pd.DataFrame({name: samples[name].values for name in _columns_of(samples)})

@@ -1,0 +1,354 @@
+"""Calibration: from the share of a vote to the chance that it is right, learnt where labels are.
+
+Donors are held out, in whole polygons, blocks or cities, and the others vote on them. Two numbers
+are learnt from how those votes fare: a temperature, and how much of the chance is spread evenly
+over all classes. The winner of a vote stays the winner.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from lczcube.errors import LabelError
+from lczcube.labels.origins import is_by_rule
+from lczcube.labels.splits import Split, split_labels
+from lczcube.metrics import N_BINS as METRIC_BINS
+from lczcube.metrics import calibration_error, confidence_bins
+from lczcube.propagate.donors import Donors
+from lczcube.propagate.votes import Votes, Voting, cast_votes
+from lczcube.tables import Interval, percentile_interval
+
+HoldOut = Literal["polygon", "block", "city"]
+
+N_FOLDS = 5
+MAX_ROWS = 5000
+"""Held-out donors that are voted on; two parameters need no more."""
+
+MIN_GROUPS = 10
+"""Groups of donors below which nothing can be held out that says much."""
+
+MIN_OF_A_CLASS = 2
+"""Donors that some class must have: of one alone nobody is left when it is held out."""
+
+N_BINS = 10
+"""Of the reliability table."""
+
+N_DRAWS = 1000
+"""Of the bootstrap over groups."""
+
+FLOOR = 1e-9
+"""Least probability that the likelihood reckons with."""
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Turns shares of a vote into probabilities: ``(1 - mix) softmax(log(share) / T) + mix / n``.
+
+    Attributes
+    ----------
+    temperature : float
+        T, above 0; 1 leaves the shares.
+    mix : float
+        In [0, 1): what is spread evenly over the classes that have a donor.
+    is_class : numpy.ndarray
+        bool, (17,): those classes.
+    """
+
+    temperature: float
+    mix: float
+    is_class: npt.NDArray[np.bool_]
+
+    def apply(self, shares: Float64) -> Float64:
+        """Probabilities, float64, (query, 17), of shares."""
+        return _probabilities(shares, self.temperature, self.mix, self.is_class)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Votes on donors by others.
+
+    Attributes
+    ----------
+    method : str
+        What was held out whole: ``polygon``, ``block`` or ``city``.
+    votes : Votes
+        On every row; ``donor`` counts among the donors of its fold.
+    lcz : numpy.ndarray
+        uint8, (row,): the true class.
+    group, fold : numpy.ndarray
+        int64, (row,): its group, and the fold that held it out.
+    n_donors : int
+        Of all donors, from which the rows were drawn.
+    """
+
+    method: str
+    votes: Votes
+    lcz: npt.NDArray[np.uint8]
+    group: npt.NDArray[np.int64]
+    fold: npt.NDArray[np.int64]
+    n_donors: int
+
+    @property
+    def is_right(self) -> npt.NDArray[np.bool_]:
+        """bool, (row,): whether the vote is right."""
+        right: npt.NDArray[np.bool_] = self.votes.lcz == self.lcz
+        return right
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far confidence is from the share that is right, before and after calibration.
+
+    Attributes
+    ----------
+    method, n_rows, n_groups
+        What was held out, donors that were voted on, and their groups.
+    accuracy : float
+        Share of the votes that are right, 0-1.
+    error_raw, error_calibrated : float
+        Expected calibration error, 0-1; the second by calibrations that never saw the fold they
+        are applied to.
+    interval_raw, interval_calibrated : tuple of float or None
+        Their 95 % intervals by a bootstrap over groups.
+    bins : tuple of dict
+        By ``stage`` (``raw``, ``calibrated``) and bin of confidence: ``low``, ``high``, ``n``,
+        ``confidence`` and ``right``, means of the rows in it.
+    """
+
+    method: str
+    n_rows: int
+    n_groups: int
+    accuracy: float
+    error_raw: float
+    error_calibrated: float
+    interval_raw: Interval | None
+    interval_calibrated: Interval | None
+    bins: tuple[dict[str, float | str], ...]
+
+    def __str__(self) -> str:
+        return (
+            f"calibration error {self.error_raw:.3f} raw, {self.error_calibrated:.3f} calibrated "
+            f"({self.n_rows} donors of {self.n_groups} groups, {self.method} held out)"
+        )
+
+
+def hold_out_method(donors: Donors, city: str | None, split: str) -> HoldOut | None:
+    """What to hold out so that held-out donors are as far from the others as the cells of a city.
+
+    Parameters
+    ----------
+    donors : Donors
+        Of all cities.
+    city : str or None
+        Whose cells are asked about.
+    split : str
+        How the run splits its labels.
+
+    Returns
+    -------
+    str or None
+        ``city`` where the city has no donor of its own and two others have; else the split of the
+        run if it is ``block`` or ``polygon``; else ``block`` for squares and ``polygon`` for
+        polygons. None with too few groups.
+    """
+    cities = donors.city[~is_by_rule(donors.table)]
+    if city is not None and city not in cities and np.unique(cities).size > 1:
+        return "city"
+    n_groups, most = _labelled(donors.table)
+    if n_groups < MIN_GROUPS or most < MIN_OF_A_CLASS:
+        return None
+    if split == "block" or (split != "polygon" and _are_patches(donors)):
+        return "block"
+    return "polygon"
+
+
+def split_whole(frame: pd.DataFrame, method: HoldOut, *, seed: int) -> Split:
+    """Five folds of whole blocks or polygons, or one a city.
+
+    Where there are too few blocks polygons are held out; of few labels there are fewer folds.
+    """
+    # A stratified split wants a class that has a row for every fold.
+    n_folds = max(2, min(N_FOLDS, *_labelled(frame)))
+    try:
+        return split_labels(frame, method=method, folds=n_folds, seed=seed)
+    except LabelError:
+        if method != "block":
+            raise
+        return split_labels(frame, method="polygon", folds=n_folds, seed=seed)
+
+
+def held_out_votes(donors: Donors, voting: Voting, *, method: HoldOut, seed: int = 0) -> HeldOut:
+    """Votes on donors by those of other polygons, blocks or cities; none on labels by rule.
+
+    Parameters
+    ----------
+    donors : Donors
+        All.
+    voting : Voting
+        As it will be used.
+    method : str
+        ``polygon`` or ``block``: five folds of whole ones; ``city``: one a city. Blocks need room:
+        where there are fewer than folds, polygons are held out.
+    seed : int
+        Of the folds and of the rows. Default 0.
+
+    Raises
+    ------
+    LabelError
+        If nothing can be held out that way.
+    """
+    rng = np.random.default_rng(seed)
+    asked = np.zeros(len(donors.lcz), bool)
+    asked[rng.permutation(len(asked))[:MAX_ROWS]] = True
+    split = split_whole(donors.table, method, seed=seed)
+    rows, parts = [], []
+    for fold in range(split.n_folds):
+        train, test = split.train_test(fold)
+        test = test[asked[test]]
+        if len(train) and len(test):
+            rows.append(test)
+            parts.append(cast_votes(donors.take(train), donors.vectors[test], voting))
+    if not rows:
+        raise LabelError(f"no donor can be held out by {method}; give donors of more groups.")
+    at = np.concatenate(rows)
+    return HeldOut(
+        method=split.method,
+        votes=Votes(
+            np.concatenate([part.shares for part in parts]),
+            np.concatenate([part.distance for part in parts]),
+            np.concatenate([part.donor for part in parts]),
+        ),
+        lcz=donors.lcz[at],
+        group=donors.group[at],
+        fold=np.repeat(np.arange(len(rows)), [len(part) for part in rows]),
+        n_donors=len(donors.lcz),
+    )
+
+
+def fit_calibration(held: HeldOut, is_class: npt.NDArray[np.bool_]) -> Calibration:
+    """The temperature and the mix under which the true classes are most likely.
+
+    Parameters
+    ----------
+    held : HeldOut
+        Votes whose truth is known.
+    is_class : numpy.ndarray
+        bool, (17,): classes that have a donor.
+    """
+    return _fit(held.votes.shares, held.lcz, is_class)
+
+
+def reliability(held: HeldOut, is_class: npt.NDArray[np.bool_], *, seed: int = 0) -> Reliability:
+    """Calibration error before and after, each fold calibrated by the others."""
+    raw, after = held.votes.top, cross_fitted(held, is_class).max(axis=1)
+    right = held.is_right
+    return Reliability(
+        method=held.method,
+        n_rows=len(right),
+        n_groups=int(np.unique(held.group).size),
+        accuracy=float(right.mean()),
+        error_raw=calibration_error(raw, right),
+        error_calibrated=calibration_error(after, right),
+        interval_raw=bootstrap_error(raw, right, held.group, seed=seed),
+        interval_calibrated=bootstrap_error(after, right, held.group, seed=seed),
+        bins=(*reliability_bins("raw", raw, right), *reliability_bins("calibrated", after, right)),
+    )
+
+
+def cross_fitted(held: HeldOut, is_class: npt.NDArray[np.bool_]) -> Float64:
+    """Probabilities of held-out rows, (row, 17), each fold's calibration learnt on the others."""
+    probability = np.empty_like(held.votes.shares)
+    for fold in np.unique(held.fold):
+        test = held.fold == fold
+        train = ~test if not test.all() else test
+        fitted = _fit(held.votes.shares[train], held.lcz[train], is_class)
+        probability[test] = fitted.apply(held.votes.shares[test])
+    return probability
+
+
+def bootstrap_error(
+    confidence: Float64,
+    right: npt.NDArray[np.bool_],
+    group: npt.NDArray[Any],
+    *,
+    seed: int = 0,
+) -> Interval | None:
+    """95 % interval of the calibration error, by drawing whole groups; None of one group."""
+    _, owner = np.unique(group, return_inverse=True)
+    n_groups = int(owner.max()) + 1
+    if n_groups < 2:
+        return None
+    excess = np.zeros((n_groups, METRIC_BINS))
+    np.add.at(excess, (owner, confidence_bins(confidence)), right - confidence)
+    drawn = np.random.default_rng(seed).multinomial(
+        n_groups, np.full(n_groups, 1 / n_groups), size=N_DRAWS
+    )
+    draws = np.abs(drawn @ excess).sum(axis=1) / (drawn @ np.bincount(owner))
+    return percentile_interval(draws)
+
+
+def reliability_bins(
+    stage: str, confidence: Float64, right: npt.NDArray[np.bool_]
+) -> list[dict[str, float | str]]:
+    """Bins of confidence, of rows that are right or not: what :class:`Reliability` holds."""
+    number = confidence_bins(confidence, N_BINS)
+    return [
+        {
+            "stage": stage,
+            "low": one / N_BINS,
+            "high": (one + 1) / N_BINS,
+            "n": int((number == one).sum()),
+            "confidence": float(confidence[number == one].mean()),
+            "right": float(right[number == one].mean()),
+        }
+        for one in np.unique(number).tolist()
+    ]
+
+
+def _labelled(frame: pd.DataFrame) -> tuple[int, int]:
+    """Groups of rows that somebody labelled, and rows of their most frequent class."""
+    labels = frame[~is_by_rule(frame)]
+    n_groups = len(labels[["city", "group"]].drop_duplicates())
+    return n_groups, int(labels["lcz"].value_counts().max()) if n_groups else 0
+
+
+def _are_patches(donors: Donors) -> bool:
+    """Whether most groups are single squares or a few that overlap, as So2Sat's."""
+    return 2 * donors.n_groups > len(donors.lcz)
+
+
+def _fit(
+    shares: Float64, lcz: npt.NDArray[np.uint8], is_class: npt.NDArray[np.bool_]
+) -> Calibration:
+    from scipy.optimize import minimize
+
+    rows = np.arange(len(lcz))
+
+    def loss(point: Float64) -> float:
+        probability = _probabilities(shares, *_natural(point), is_class)
+        return float(-np.log(np.maximum(probability[rows, lcz - 1], FLOOR)).mean())
+
+    starts = ((0.0, -2.0), (1.0, -1.0))
+    found = [minimize(loss, start, method="Nelder-Mead") for start in starts]
+    return Calibration(*_natural(min(found, key=lambda one: float(one.fun)).x), is_class)
+
+
+def _natural(point: Float64) -> tuple[float, float]:
+    """Temperature, 0.05 to 20, and mix of a point of the plane that is searched."""
+    log_temperature, logit = np.clip(point, (-3.0, -12.0), (3.0, 6.0))
+    return float(np.exp(log_temperature)), float(1 / (1 + np.exp(-logit)))
+
+
+def _probabilities(
+    shares: Float64, temperature: float, mix: float, is_class: npt.NDArray[np.bool_]
+) -> Float64:
+    top = shares.max(axis=1, keepdims=True)
+    sharpened = (shares / top) ** (1 / temperature)
+    sharpened /= sharpened.sum(axis=1, keepdims=True)
+    probability: Float64 = (1 - mix) * sharpened + mix * is_class / is_class.sum()
+    return probability
