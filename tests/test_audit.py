@@ -115,6 +115,27 @@ def test_policies_are_compared_on_the_same_folds() -> None:
     assert text.count("pooled, city left out") == 1
 
 
+def test_each_citys_own_labels_can_be_the_first_policy(tmp_path: Path) -> None:
+    audit = audited(cities(), Policy("own", own=True), Policy("pooled"))
+    text = audit.to_text()
+    assert "own, block left out" in text
+    assert "pooled, city left out" in text
+    assert plot_audit(audit, tmp_path / "audit.png").is_file()
+
+
+def test_a_city_of_labels_by_rule_alone_is_not_left_out() -> None:
+    samples = cities(2)
+    origin = np.where(samples["city"].values == "city1", "rule", "label").astype(object)
+    audit = audited(samples.assign(origin=("sample", origin)))
+    assert set(audit.records["method"]) == {"block"}
+    assert set(audit.records["city"]) == {"city0"}
+
+
+def test_an_audit_of_raw_votes_takes_them_for_confidence() -> None:
+    records = audited(cities(), Policy("raw", calibrate="none")).records
+    np.testing.assert_array_equal(records["vote"], records["confidence"])
+
+
 def test_the_same_audit_twice_is_the_same_text_and_numbers() -> None:
     first, second = audited(cities()), audited(cities())
     assert first.to_text() == second.to_text()

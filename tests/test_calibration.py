@@ -152,6 +152,17 @@ def test_labels_by_rule_vote_and_are_not_voted_on() -> None:
     )
 
 
+def test_many_labels_by_rule_do_not_crowd_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MAX_ROWS", 20)
+    n = 400
+    samples = samples_of(np.arange(float(n))[:, None], np.arange(n) % 3 + 1, x=1e5 * np.arange(n))
+    origin = np.where(np.arange(n) < 370, "rule", "label").astype(object)
+    group = np.where(np.arange(n) < 370, "lake", np.arange(n).astype(str)).astype(object)
+    donors = build_donors(samples.assign(origin=("sample", origin), group=("sample", group)))
+    assert len(held_out_votes(donors, Voting(k=1), method="polygon").lcz) == 20
+    assert hold_out_method(donors, "x", "given") == "block"
+
+
 def test_the_order_of_samples_changes_no_held_out_vote() -> None:
     samples = samples_of(np.arange(40.0)[:, None], np.arange(40) % 3 + 1)
     shuffled = samples.isel(sample=np.random.default_rng(0).permutation(40))
@@ -171,6 +182,8 @@ def test_more_donors_than_are_asked_are_drawn(monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_held_out_is_what_the_cells_of_a_city_are_to_the_donors() -> None:
     two = polygons(city=np.repeat(["x", "z"], 72))
     assert hold_out_method(two, "y", "polygon") == "city"
+    few = polygons(n_groups=6, city=np.repeat(["x", "z"], 18))
+    assert hold_out_method(few, "y", "polygon") is None
     assert hold_out_method(two, "x", "polygon") == "polygon"
     assert hold_out_method(two, "x", "block") == "block"
     assert hold_out_method(two, "x", "given") == "polygon"  # cells of polygons
@@ -186,7 +199,9 @@ def test_with_too_few_blocks_polygons_are_held_out() -> None:
 
 
 def test_a_city_cannot_be_held_out_of_one() -> None:
-    with pytest.raises(LabelError, match="to leave a city out takes two or more"):
+    with pytest.raises(
+        LabelError, match=r'calibrate = "city" .* takes two or more.* Or use "auto"'
+    ):
         held_out_votes(polygons(), Voting(), method="city")
 
 

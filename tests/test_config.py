@@ -182,6 +182,12 @@ def test_a_wrong_value_is_shown_with_its_key_and_table(
         ("year = 2020", 'year = 2020\nbands = ["a", "a"]', "has bands that repeat"),
         ('name = "areas"', 'name = "image"', "names occur in several"),
         ("[11.5, 48.1, 11.6, 48.2]", "[48.1, 11.6, 48.2, 11.5]", "is no box in EPSG:4326"),
+        ("[city.town]", "[city.models]", "a run keeps its own files in models/"),
+        (
+            "[run]",
+            "[propagate]\nweights = { areas = 2 }\n[run]",
+            "weights in [propagate] names areas, which is no feature of [run]; features: image",
+        ),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(

@@ -579,6 +579,8 @@ def test_labels_of_a_city_that_is_no_donor_change_no_byte(
     held.write_text(text.replace('donors = "all"', 'donors = ["synthetic_north"]'))
     assert lczcube("propagate", run, "--config", held) == 0
     before = propagated(run)
+    south = json.loads((run / "synthetic_south" / "propagate.json").read_text())
+    assert south["counts"]["contradicts_a_label"] == 0  # its labels take no part at all
     samples = read_samples(run / "synthetic_south" / "samples.parquet")
     poisoned = samples.assign(lcz=("sample", (18 - samples["lcz"].values).astype(np.uint8)))
     write_samples(poisoned, run / "synthetic_south" / "samples.parquet")
@@ -593,23 +595,28 @@ def test_the_donors_are_stored_once_and_swept_when_they_are_others(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(done, run, symlinks=True)
-    before = digests(run, "donors/**/*")
+    before = digests(run, ".donors/**/*")
     assert len({Path(name).parent for name in before}) == 1  # both cities pool their labels
     facts = json.loads((run / "synthetic_north" / "propagate.json").read_text())["search"]
     assert [(one["method"], one["n_donors"]) for one in facts] == [("exact", 202)]
     monkeypatch.setattr("lczcube.rundonors.build_index", None)  # nothing is built again
     assert lczcube("propagate", run, "--overwrite") == 0
-    assert digests(run, "donors/**/*") == before
+    assert digests(run, ".donors/**/*") == before
     monkeypatch.undo()
-    (damaged,) = run.glob("donors/*/vectors.npy")
+    (damaged,) = run.glob(".donors/*/vectors.npy")
     damaged.write_bytes(damaged.read_bytes()[:-8] + b"damaged!")
+    (run / ".donors" / ".DS_Store").touch()
     assert lczcube("propagate", run, "--overwrite") == 0
-    assert digests(run, "donors/**/*") == before
+    (run / ".donors" / ".DS_Store").unlink()
+    assert digests(run, ".donors/**/*") == before
+    damaged.with_name("index.json").unlink()
+    assert lczcube("propagate", run, "--overwrite") == 0
+    assert digests(run, ".donors/**/*") == before
     config = city_file(world, '["xgb", "unet"]').with_name("by_city.toml")
     text = (world / "small_1.toml").read_text()
     config.write_text(text.replace('donors = "all"', 'donors = "all"\nmerge = "by_city"'))
     assert lczcube("propagate", run, "--config", config) == 0
-    after = {Path(name).parent for name in digests(run, "donors/**/*")}
+    after = {Path(name).parent for name in digests(run, ".donors/**/*")}
     assert len(after) == 2
     assert not after & {Path(name).parent for name in before}
 
@@ -651,4 +658,5 @@ def test_every_way_to_propagate_works_in_a_run(done: Path, world: Path, tmp_path
     for counts in told["quantile"]["of_class"].values():
         assert counts["calibrated"] >= round(0.5 * counts["cells"])
     assert told["quantile"]["calibration"] is told["quantile"]["novelty_limit"] is None
+    assert told["quantile"]["reliability"]["error_calibrated"] is None
     assert told["z by city"]["n_dimensions"] < told["by class"]["n_dimensions"]

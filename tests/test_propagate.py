@@ -285,7 +285,9 @@ def test_an_impossible_vote_is_refused(wrong: dict[str, Any]) -> None:
         Voting(**wrong)
 
 
-@pytest.mark.parametrize("cut", [1.2, -0.1, np.full(3, 0.8)])
+@pytest.mark.parametrize(
+    "cut", [1.2, -0.1, np.full(3, 0.8), np.full(17, np.nan), np.full(17, -3.0)]
+)
 def test_an_impossible_cut_is_refused(cut: Any) -> None:
     samples, queries = random_world(10)
     with pytest.raises(ModelError, match=r"give 0-1|one a class"):
@@ -386,6 +388,41 @@ def test_balance_takes_the_frequency_of_classes_out() -> None:
     np.testing.assert_allclose(votes[1].shares[0, [4, 5]], [1 / 2, 1 / 2])
 
 
+def test_balance_counts_a_group_of_two_classes_for_both() -> None:
+    samples = samples_of([[1.0], [-1.0]] * 2, [5, 6] * 2, group=["a", "a", "b", "b"])
+    votes = cast_votes(build_donors(samples), np.zeros((1, 1)), Voting(balance=1, k=4))
+    np.testing.assert_allclose(votes.shares[0, [4, 5]], [1, 0])  # of each group the first by id
+    one = samples_of([[1.0], [-1.0]], [5, 6], group=["a", "b"])
+    both = cast_votes(build_donors(one), np.zeros((1, 1)), Voting(balance=1))
+    np.testing.assert_allclose(both.shares[0, [4, 5]], [0.5, 0.5])
+
+
+class FindsOne:
+    """An index that finds one group, and nobody beside it."""
+
+    def query(self, queries: Floats, k: int, _: Any) -> tuple[Floats, npt.NDArray[np.int64]]:
+        distance = np.full((len(queries), k), np.inf)
+        index = np.full((len(queries), k), -1)
+        distance[:, 0], index[:, 0] = 2.0, 0
+        return distance, index
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 200.0])
+def test_who_is_not_found_has_no_vote_whatever_the_power(power: float) -> None:
+    donors = build_donors(samples_of([[1.0], [-1.0], [3.0]], [5, 6, 6]))
+    index: Any = FindsOne()
+    votes = cast_votes(donors, np.zeros((2, 1)), Voting(power=power), [index])
+    np.testing.assert_array_equal(votes.shares[:, 4], [1, 1])
+
+
+def test_equals_that_rounding_hides_do_not_decide() -> None:
+    features = np.random.default_rng(3).normal(size=(7, 2)).astype(np.float32)
+    features[:, 1] = 0.1
+    moments = {"x": (np.array([0.0, 0.3]), np.array([1.0, 0.7]))}
+    donors = build_donors(samples_of(features, [1, 2, 3, 4, 5, 6, 7]), moments=moments)
+    assert donors.space.scale[1] == 1
+
+
 def test_by_city_a_city_of_many_labels_does_not_drown_the_other() -> None:
     many = [[0.9 + i / 100] for i in range(20)]
     samples = samples_of([*many, [-1.2], [-1.3]], [5] * 20 + [6] * 2, city=["x"] * 20 + ["z"] * 2)
@@ -408,9 +445,11 @@ def test_a_weight_of_an_input_stretches_its_features() -> None:
     plain, weighted = (build_donors(samples, weights=w) for w in ({}, {"aef": 4, "aef_more": 0}))
     ratio = weighted.vectors / plain.vectors
     np.testing.assert_allclose(ratio, np.broadcast_to([2, 0, 1], ratio.shape), atol=1e-12)
+    with pytest.raises(ConfigError, match="weight aef = inf is no weight"):
+        build_donors(samples, weights={"aef": np.inf})
     with pytest.raises(ConfigError, match="weight other = 1 is of no input"):
         build_donors(samples, weights={"other": 1})
-    with pytest.raises(ConfigError, match="weight aef = -1 is negative"):
+    with pytest.raises(ConfigError, match="weight aef = -1 is no weight"):
         build_donors(samples, weights={"aef": -1})
 
 

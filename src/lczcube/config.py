@@ -28,6 +28,9 @@ from lczcube.sources.osm_scheme import FEATURES
 
 BBox = tuple[float, float, float, float]
 
+RUN_FOLDERS = ("catalog", "models")
+"""Folders of a run that are not a city's."""
+
 Share = Annotated[float, Field(gt=0, le=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 ClassCode = Annotated[str, Field(pattern=r"^([1-9]|1[0-7]|other)$")]
@@ -507,6 +510,10 @@ def _require_consistent(config: CityFile) -> None:
     require_legal(grid.pixel_m, grid.cell_m, grid.stride_m or grid.cell_m, grid.chunk_cells)
     _require_unique_names(config)
     for name, city in config.cities.items():
+        if name in RUN_FOLDERS:
+            raise ConfigError(
+                f"[city.{name}]: a run keeps its own files in {name}/; give the city another name."
+            )
         _require_bbox(name, city)
         _require_roles(name, city)
     for entry in config.inputs:

@@ -41,12 +41,11 @@ from lczcube.propagate import (
     reliability,
     silent_classes,
 )
+from lczcube.propagate.cuts import HALF_PERCENT
 from lczcube.rundonors import RunDonors
 from lczcube.runfolder import Run, write_json
 from lczcube.tables import plain
 from lczcube.training import roles_of
-
-HALF_PERCENT = 0.005
 
 Float64 = npt.NDArray[np.float64]
 
@@ -86,10 +85,10 @@ def propagate_city(given: RunDonors, city: str) -> str:
     cast = _with_indexes(given, _cast(given, city))
     cut = _cut(run.config.propagate, cast)
     voted = propagate_labels(cast.electors, cast.cells, city=city, cut=cut)
-    labels, rules = run.labels(city), run.rule_labels(city)
+    labels = run.labels(city)
     safe = exclude_pseudo_labels(
         voted,
-        labels=labels if rules is None else join_rules(labels, rules),
+        labels=_guarding(given, city, labels),
         evaluation=_evaluation(run, labels),
         exclude_eval_m=run.config.propagate.exclude_eval_m,
     )
@@ -120,10 +119,11 @@ def audit_run(run: Run) -> str:
     named = given.samples if isinstance(table.donors, str) else table.donors
     givers = given.giving(named)
     joined = without_absent(join_samples([given.samples[name] for name in givers]), [])
-    moments = given.moments(givers, joined["feature"].values.tolist())
+    names = joined["feature"].values.tolist()
+    moments = given.moments(givers, names)
     audit = audit_propagation(
         joined,
-        _policies(table, moments),
+        _policies(table, moments, given.weights(names)),
         split=run.table.split,
         novelty=table.novelty,
         seed=run.table.seed,
@@ -140,9 +140,11 @@ def _write_audit(run: Run, audit: Audit, *, synthetic: bool) -> str:
     return text
 
 
-def _policies(table: PropagateTable, moments: Mapping[str, Moments]) -> list[Policy]:
+def _policies(
+    table: PropagateTable, moments: Mapping[str, Moments], weights: Mapping[str, float]
+) -> list[Policy]:
     """The policy of the run first; of several cities, then those that could take its place."""
-    common: dict[str, Any] = {"weights": table.weights, "pca": table.pca}
+    common: dict[str, Any] = {"weights": weights, "pca": table.pca, "calibrate": table.calibrate}
     merges: tuple[Merge, ...] = ("pooled", "by_city")
     others = [(merge, standardise) for standardise in ("donors", "city") for merge in merges]
     first = (table.merge, str(table.standardise))
@@ -175,7 +177,7 @@ def _cast(given: RunDonors, city: str) -> _Cast:
     own = table.standardise == "city"
     donors = build_donors(
         joined,
-        weights=table.weights,
+        weights=given.weights(names),
         pca=table.pca,
         moments=given.moments({*givers, city}, names) if own else {},
     )
@@ -202,6 +204,14 @@ def _with_indexes(given: RunDonors, cast: _Cast) -> _Cast:
 
 def _voting(table: PropagateTable, merge: Merge | None = None) -> Voting:
     return Voting(table.k, table.power, table.balance, merge or table.merge)
+
+
+def _guarding(given: RunDonors, city: str, labels: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Labels that pseudo-labels may not contradict: none of a city whose labels take no part."""
+    if city not in given.donor_cities(city):
+        return labels.iloc[:0]
+    rules = given.run.rule_labels(city)
+    return labels if rules is None else join_rules(labels, rules)
 
 
 def _evaluation(run: Run, labels: gpd.GeoDataFrame) -> gpd.GeoDataFrame:
@@ -262,13 +272,22 @@ def _provenance(cast: _Cast, cut: npt.NDArray[np.float64]) -> dict[str, Any]:
 def _counts(cast: _Cast, cut: npt.NDArray[np.float64], stored: xr.Dataset) -> dict[str, Any]:
     """What became of the cells, and what confidence is worth, as JSON values."""
     rates = keep_rates(stored, cut)
-    held, is_class = cast.held, cast.donors.is_class
+    held = cast.held
     return {
         "counts": fate_counts(stored),
         "of_class": {str(code): counts for code, counts in rates.items()},
-        "reliability": None if held is None else asdict(reliability(held, is_class)),
+        "reliability": None if held is None else _reliability(cast, held),
         "warnings": _warnings(cast, rates),
     }
+
+
+def _reliability(cast: _Cast, held: HeldOut) -> dict[str, Any]:
+    """Of raw votes and, if they are calibrated, of those."""
+    told = asdict(reliability(held, cast.donors.is_class))
+    if cast.electors.calibration is None:
+        told |= {"error_calibrated": None, "interval_calibrated": None}
+        told["bins"] = [one for one in told["bins"] if one["stage"] == "raw"]
+    return told
 
 
 def _warnings(cast: _Cast, rates: Mapping[int, Mapping[str, int]]) -> list[str]:
@@ -298,12 +317,12 @@ def _summary(facts: Mapping[str, Any]) -> str:
         for key in ("cells", "raw", "kept")
     }
     told = facts["reliability"]
-    error = (
-        f"; calibration error {told['error_raw']:.3f} raw, {told['error_calibrated']:.3f} "
-        f"calibrated ({told['method']} held out)"
-        if told
-        else ""
-    )
+    error = ""
+    if told:
+        error = f"; calibration error {told['error_raw']:.3f} raw"
+        if told["error_calibrated"] is not None:
+            error += f", {told['error_calibrated']:.3f} calibrated"
+        error += f" ({told['method']} held out)"
     return (
         f"{totals['kept']} of {totals['cells']} cells kept, raw votes would keep "
         f"{totals['raw']}{error}"

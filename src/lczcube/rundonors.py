@@ -3,7 +3,6 @@
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +27,10 @@ from lczcube.products import open_features
 from lczcube.propagate import Donors, Moments, city_moments
 from lczcube.runfolder import Run
 from lczcube.training import training_rows
+from lczcube.windows import layer_of_feature
 
-INDEXES = "donors"
-"""Folder of the run, a folder an index, named by its donors."""
+INDEXES = ".donors"
+"""Folder of the run, a folder an index, named by its donors; no city can be named so."""
 
 FOLDER_DIGITS = 16
 
@@ -56,11 +56,25 @@ class RunDonors:
     def samples(self) -> dict[str, xr.Dataset]:
         """Samples by city, without those that are only scored."""
         run = self.run
-        return {city: training_rows(part, run.config) for city, part in run.samples().items()}
+        return {
+            city: self._without_flags(training_rows(part, run.config))
+            for city, part in run.samples().items()
+        }
 
     def cells(self, city: str) -> xr.Dataset:
-        """The features of a city, lazy."""
-        return open_features(self.run.path(city, "features.zarr"))
+        """The features of a city, lazy, without those that say if it has a layer."""
+        return self._without_flags(open_features(self.run.path(city, "features.zarr")))
+
+    def weights(self, names: Iterable[str]) -> dict[str, float]:
+        """Weight of every input that has one of these features; empty where all weigh the same."""
+        given, inputs = self.run.config.propagate.weights, self.run.table.features
+        present = {layer_of_feature(name, inputs) for name in names}
+        return {name: given.get(name, 1.0) for name in inputs if name in present} if given else {}
+
+    def _without_flags(self, dataset: xr.Dataset) -> xr.Dataset:
+        flags = [f"{name}_present" for name in self.run.table.features]
+        names = dataset["feature"].values
+        return dataset.isel(feature=np.flatnonzero(~np.isin(names, flags)))
 
     def moments(self, cities: Iterable[str], names: list[str]) -> dict[str, Moments]:
         """Mean and deviation of some features over the cells of each city; reads a city once."""
@@ -100,7 +114,7 @@ class RunDonors:
         return self.giving(named, city)
 
     def index(self, donors: Donors, cells: xr.Dataset, city: str) -> DonorIndex:
-        """The index of donors: as stored, if it is of just these, or built and stored.
+        """The index of donors: as stored, if it is what would be built, or built and stored.
 
         Parameters
         ----------
@@ -111,53 +125,62 @@ class RunDonors:
         city : str
             Whose cells will be looked up.
         """
-        table, space = self.run.config.propagate, donors.space
+        k = min(self.run.config.propagate.k, donors.n_groups)
+        n_queries = int(cells["covered"].sum())
+        method = self._search(len(donors.lcz), donors.n_groups, n_queries, donors.vectors.shape[1])
+        index = self._stored_index(donors, method, n_queries, k)
+        if index.method == "exact" or not n_queries:
+            return index
+        queries = donors.space.vectors(_some_features(cells), city)
+        return index.with_recall(measure_recall(index, queries, k, donors.group))
+
+    def _stored_index(self, donors: Donors, method: str, n_queries: int, k: int) -> DonorIndex:
+        run, space = self.run, donors.space
+        how = [method] if method == "exact" else [method, str(run.table.seed), str(run.n_threads)]
         fingerprint = donors_fingerprint(
-            donors.vectors, names=space.feature_names, products=space.products
+            donors.vectors, names=[*space.feature_names, *how], products=space.products
         )
-        folder = self.run.folder / INDEXES / fingerprint[:FOLDER_DIGITS]
+        folder = run.folder / INDEXES / fingerprint[:FOLDER_DIGITS]
         self._used.add(folder)
-        with suppress(MissingInputError, ModelError):  # not there, or damaged: it is built
-            index = open_index(folder, fingerprint=fingerprint)
-            if table.search in ("auto", index.method):
-                return index
-        k = min(table.k, donors.n_groups)
+        try:
+            return open_index(folder, fingerprint=fingerprint)
+        except (MissingInputError, ModelError):  # not there, or damaged
+            shutil.rmtree(folder, ignore_errors=True)
         index = build_index(
             donors.vectors,
-            method=table.search,
-            n_queries=int(cells["covered"].sum()),
+            method=method,
+            n_queries=n_queries,
             k=k,
-            n_groups=donors.n_groups,
-            seed=self.run.table.seed,
-            n_threads=self.run.n_threads,
+            seed=run.table.seed,
+            n_threads=run.n_threads,
             fingerprint=fingerprint,
         )
-        if index.method != "exact":
-            queries = donors.space.vectors(_some_features(cells), city)
-            index = index.with_recall(measure_recall(index, queries, k, donors.group))
         return write_index(index, folder)
+
+    def _search(self, n_donors: int, n_groups: int, n_queries: int, n_dimensions: int) -> str:
+        """``exact`` or ``pynndescent``: as [propagate] says, or as pays in a new process."""
+        table = self.run.config.propagate
+        if table.search != "auto":
+            return table.search
+        return choose_method(n_donors, n_queries, n_dimensions, k=table.k, n_groups=n_groups)
 
     def sweep_indexes(self) -> None:
         """Delete stored indexes that were not used: of donors that are not there any more."""
         for folder in (self.run.folder / INDEXES).glob("*"):
-            if folder not in self._used:
+            if folder.is_dir() and folder not in self._used:
                 shutil.rmtree(folder)
 
     def plan(self, city: str) -> str:
         """What the search for the donors of a city's cells will cost, in words."""
         parts = [self.samples[name] for name in self.donor_cities(city)]
-        table, rows = self.run.config.propagate, sample_frame(join_samples(parts))
+        rows = sample_frame(join_samples(parts))
+        n_groups = len(rows[["city", "group"]].drop_duplicates())
         n_features = int(parts[0].sizes["feature"])
         n_cells = int(np.prod(self.run.grids[city].output_geobox.shape))
-        size = (len(rows), n_cells, n_features)
-        n_groups = len(rows[["city", "group"]].drop_duplicates())
-        method = (
-            choose_method(*size, k=table.k, n_groups=n_groups)
-            if table.search == "auto"
-            else table.search
-        )
-        cost = search_cost(*size, k=table.k, method=method).sentence()
-        return f"propagate: {len(rows)} donors, {n_cells} cells; {cost}"
+        method = self._search(len(rows), n_groups, n_cells, n_features)
+        k = self.run.config.propagate.k
+        cost = search_cost(len(rows), n_cells, n_features, k=k, method=method, of_groups=True)
+        return f"propagate: {len(rows)} donors, {n_cells} cells; {cost.sentence()}"
 
     @cached_property
     def _used(self) -> set[Path]:

@@ -96,7 +96,15 @@ def choose_method(
     if n_donors < MIN_DONORS or n_donors > MOST_OF_A_GROUP * (n_groups or n_donors):
         return "exact"
     exact, graph = (
-        search_cost(n_donors, n_queries, n_features, k=k, method=method, compiled=compiled)
+        search_cost(
+            n_donors,
+            n_queries,
+            n_features,
+            k=k,
+            method=method,
+            of_groups=n_groups is not None,
+            compiled=compiled,
+        )
         for method in METHODS
     )
     return "pynndescent" if MIN_GAIN * graph.total_s <= exact.total_s else "exact"
@@ -109,6 +117,7 @@ def search_cost(
     *,
     k: int,
     method: str,
+    of_groups: bool = False,
     compiled: bool = False,
 ) -> SearchCost:
     """What a search by a method costs.
@@ -121,6 +130,8 @@ def search_cost(
         Neighbours of a query.
     method : str
         ``exact`` or ``pynndescent``.
+    of_groups : bool
+        Whether the neighbours are to be of different groups. Default False.
     compiled : bool
         Whether this process has built a graph before. Default False.
 
@@ -138,7 +149,7 @@ def search_cost(
         method,
         0.0 if compiled else COMPILE_S,
         n_donors * BUILD_DONOR_S,
-        n_queries * n_candidates(n_donors, k) * CANDIDATE_S,
+        n_queries * n_candidates(n_donors, k, of_groups=of_groups) * CANDIDATE_S,
     )
 
 

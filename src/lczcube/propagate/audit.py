@@ -14,16 +14,18 @@ import pandas as pd
 import xarray as xr
 
 from lczcube.errors import LabelError
+from lczcube.labels.origins import is_by_rule
 from lczcube.labels.samples import sample_frame
 from lczcube.metrics import calibration_error
 from lczcube.propagate.calibration import (
     HoldOut,
     bootstrap_error,
+    drawn_rows,
     hold_out_method,
     reliability_bins,
     split_whole,
 )
-from lczcube.propagate.donors import Donors, build_donors
+from lczcube.propagate.donors import Donors, are_usable, build_donors
 from lczcube.propagate.electors import appoint
 from lczcube.propagate.space import Moments
 from lczcube.propagate.votes import Voting
@@ -58,6 +60,8 @@ class Policy:
         By input, as :func:`build_donors` takes them.
     pca : float or None
         As :func:`build_donors` takes it.
+    calibrate : str
+        ``none`` takes shares of the vote for confidence; all else learns from what is left.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Policy:
     moments: Mapping[str, Moments] | None = None
     weights: Mapping[str, float] | None = None
     pca: float | None = None
+    calibrate: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,23 @@ class Audit:
     """
 
     records: pd.DataFrame
+
+    @property
+    def methods(self) -> list[str]:
+        """What was left out, in order."""
+        return list(self.records["method"].unique())
+
+    def policies(self, method: str) -> list[str]:
+        """Policies that could leave that out, in order."""
+        return list(self.records["policy"][self.records["method"] == method].unique())
+
+    def by_cut(self) -> list[dict[str, Any]]:
+        """Precision and keep rate of each policy, hold-out and cut."""
+        return [
+            {"policy": policy, "method": method, "cut": cut} | _kept(part, cut)
+            for (policy, method), part in self._parts(["policy", "method"])
+            for cut in THRESHOLDS
+        ]
 
     def summary(self) -> list[dict[str, Any]]:
         """Of each policy and hold-out: accuracy, calibration error, and precision at 0.8."""
@@ -117,6 +139,7 @@ class Audit:
         """Plain values, sorted, floats of 6 digits: for JSON."""
         tables = {
             "summary": self.summary(),
+            "by_cut": self.by_cut(),
             "by_class": self.by_class(),
             "by_city": self.by_city(),
             "reliability": self.reliability(),
@@ -125,13 +148,13 @@ class Audit:
 
     def to_text(self) -> str:
         """Tables for people: policies, then classes and cities of the first policy."""
-        first = self.records["policy"].iloc[0]
         lines = [_summary_table(self.summary())]
-        for method in self.records["method"].unique():
+        for method in self.methods:
+            first = self.policies(method)[0]
             at = {"policy": first, "method": method}
             title = f"{first}, {method} left out: precision of what is kept (share kept)"
-            lines += ["", title, "", _cut_table(_only(self.by_class(), at), "lcz")]
-            lines += ["", _cut_table(_only(self.by_city(), at), "city")]
+            lines += ["", title, "", _cut_table(only(self.by_class(), at), "lcz")]
+            lines += ["", _cut_table(only(self.by_city(), at), "city")]
         return "\n".join(lines)
 
     def _parts(self, columns: list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
@@ -148,7 +171,7 @@ def audit_propagation(
     samples : xarray.Dataset
         Labelled samples of all cities that may give donors.
     policies : sequence of Policy
-        Compared on the same folds.
+        Compared on the same folds, but for those of each city's own donors.
     split : str
         How the run splits its labels: decides between blocks and polygons.
     novelty : float
@@ -166,8 +189,7 @@ def audit_propagation(
     LabelError
         If neither can be left out.
     """
-    complete = np.isfinite(samples["features"].values).all(axis=1)
-    samples = samples.isel(sample=np.flatnonzero(complete))
+    samples = samples.isel(sample=np.flatnonzero(are_usable(samples)))
     parts = [
         _audited(part, policy, method, novelty, seed)
         for policy in policies
@@ -193,7 +215,8 @@ def _electorates(samples: xr.Dataset, *, own: bool) -> Iterator[xr.Dataset]:
 
 def _hold_outs(samples: xr.Dataset, policy: Policy, split: str) -> Iterator[HoldOut]:
     """What can be left out of these samples: cities of several, blocks or polygons of enough."""
-    if np.unique(samples["city"].values.astype(str)).size > 1:
+    labelled = samples["city"].values[~is_by_rule(samples)].astype(str)
+    if np.unique(labelled).size > 1:
         yield "city"
     within = hold_out_method(_donors(samples, policy), None, split)
     if within is not None:
@@ -203,10 +226,12 @@ def _hold_outs(samples: xr.Dataset, policy: Policy, split: str) -> Iterator[Hold
 def _audited(
     samples: xr.Dataset, policy: Policy, method: HoldOut, novelty: float, seed: int
 ) -> pd.DataFrame:
-    split = split_whole(sample_frame(samples), method, seed=seed)
+    frame = sample_frame(samples)
+    asked, split = drawn_rows(frame, seed), split_whole(frame, method, seed=seed)
     parts = []
     for fold in range(split.n_folds):
         train, test = split.train_test(fold)
+        test = test[asked[test]]
         if len(train) and len(test):
             rest, held = samples.isel(sample=train), samples.isel(sample=test)
             parts.append(_voted(rest, held, policy, split.method, novelty, seed))
@@ -222,6 +247,7 @@ def _voted(
         policy.voting,
         city=ELSEWHERE if method == "city" else None,
         split=method,
+        calibrate="none" if policy.calibrate == "none" else "auto",
         novelty=novelty,
         seed=seed,
     )
@@ -303,7 +329,7 @@ def _summary_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cut_table(rows: Sequence[Mapping[str, Any]], key: str) -> str:
     names = sorted({row[key] for row in rows})
     header = (key, "n", *(f"{cut:g}" for cut in THRESHOLDS))
-    return markdown_table(header, [_cut_row(_only(rows, {key: name}), name) for name in names])
+    return markdown_table(header, [_cut_row(only(rows, {key: name}), name) for name in names])
 
 
 def _cut_row(rows: Sequence[Mapping[str, Any]], name: object) -> tuple[str, ...]:
@@ -313,5 +339,6 @@ def _cut_row(rows: Sequence[Mapping[str, Any]], name: object) -> tuple[str, ...]
     return (str(name), str(rows[0]["n"]), *cells)
 
 
-def _only(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def only(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Rows of a table that have these values."""
     return [row for row in rows if all(row[key] == value for key, value in wanted.items())]

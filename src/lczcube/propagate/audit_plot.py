@@ -1,5 +1,6 @@
 """An audit as a picture: what confidence is worth, what a cut keeps, and of which class."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,9 @@ import numpy as np
 
 from lczcube import lcz as zones
 from lczcube.errors import LabelError
-from lczcube.propagate.audit import THRESHOLDS, Audit
+from lczcube.propagate.audit import THRESHOLDS, Audit, only
 
-LINES = ("#0B6E4F", "#B8860B", "#7B2CBF", "#00A5CF")
+LINES = ("#0B6E4F", "#B8860B", "#7B2CBF", "#00A5CF", "#E6007E", "#4A4A4A")
 """Colours of policies, in their order."""
 
 RAW = "#9A9A9A"
@@ -44,7 +45,7 @@ def plot_audit(audit: Audit, path: str | Path, *, title: str = "") -> Path:
     path = Path(path)
     if not path.parent.is_dir():
         raise LabelError(f"folder {path.parent} is not there; make it, or name another file.")
-    methods = list(dict.fromkeys(audit.records["method"]))
+    methods = audit.methods
     figure = Figure(figsize=(14.5, 0.5 + 4.6 * len(methods)), layout="constrained")
     axes = figure.subplots(len(methods), 3, squeeze=False, width_ratios=(1, 1.15, 1.5))
     for row, method in zip(axes, methods, strict=True):
@@ -56,16 +57,12 @@ def plot_audit(audit: Audit, path: str | Path, *, title: str = "") -> Path:
     return path
 
 
-def _first(audit: Audit) -> str:
-    return str(audit.records["policy"].iloc[0])
-
-
 def _draw_reliability(axis: Any, audit: Audit, method: str) -> None:
-    policy = _first(audit)
+    at = {"policy": audit.policies(method)[0], "method": method}
     axis.plot([0, 1], [0, 1], color="#CCCCCC", linewidth=1)
-    facts = _row(audit.summary(), policy=policy, method=method)
+    (facts,) = only(audit.summary(), at)
     for stage, colour, words in (("raw", RAW, "raw votes"), ("calibrated", LINES[0], "calibrated")):
-        bins = _rows(audit.reliability(), policy=policy, method=method, stage=stage)
+        bins = only(audit.reliability(), at | {"stage": stage})
         sizes = np.array([b["n"] for b in bins])
         x, y = [b["confidence"] for b in bins], [b["right"] for b in bins]
         axis.plot(x, y, color=colour, linewidth=1.2)
@@ -82,20 +79,18 @@ def _draw_reliability(axis: Any, audit: Audit, method: str) -> None:
         ylim=(0, 1.02),
         xlabel="confidence",
         ylabel="share right",
-        title=f"{method} left out: {policy}",
+        title=f"{method} left out: {at['policy']}",
     )
     axis.legend(frameon=False, loc="upper left", fontsize=9)
 
 
 def _draw_cuts(axis: Any, audit: Audit, method: str) -> None:
-    records = audit.records[audit.records["method"] == method]
-    for colour, policy in zip(LINES, dict.fromkeys(records["policy"]), strict=False):
-        mine = records[records["policy"] == policy]
-        kept = [(mine["confidence"] >= cut) & ~mine["novel"] for cut in THRESHOLDS]
-        right = (mine["voted"] == mine["lcz"]).to_numpy()
-        precision = [right[k].mean() if k.any() else np.nan for k in kept]
+    for colour, policy in zip(cycle(LINES), audit.policies(method), strict=False):
+        rows = only(audit.by_cut(), {"policy": policy, "method": method})
+        precision = [_or_nan(row["precision"]) for row in rows]
+        kept = [row["kept"] / row["n"] for row in rows]
         axis.plot(THRESHOLDS, precision, color=colour, marker="o", markersize=4, label=policy)
-        axis.plot(THRESHOLDS, [k.mean() for k in kept], color=colour, linestyle=":")
+        axis.plot(THRESHOLDS, kept, color=colour, linestyle=":")
     axis.plot(THRESHOLDS, THRESHOLDS, color="#CCCCCC", linewidth=1)
     axis.set(
         ylim=(0, 1.02),
@@ -106,7 +101,8 @@ def _draw_cuts(axis: Any, audit: Audit, method: str) -> None:
 
 
 def _draw_classes(axis: Any, audit: Audit, method: str) -> None:
-    rows = _rows(audit.by_class(), policy=_first(audit), method=method)
+    at = {"policy": audit.policies(method)[0], "method": method}
+    rows = only(audit.by_class(), at)
     codes = sorted({row["lcz"] for row in rows})
     table = {(row["lcz"], row["cut"]): row for row in rows}
     values = np.array(
@@ -128,11 +124,3 @@ def _draw_classes(axis: Any, audit: Audit, method: str) -> None:
 
 def _or_nan(value: float | None) -> float:
     return np.nan if value is None else value
-
-
-def _rows(rows: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:
-    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-
-
-def _row(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    return _rows(rows, **wanted)[0]

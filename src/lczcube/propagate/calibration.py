@@ -156,12 +156,12 @@ def hold_out_method(donors: Donors, city: str | None, split: str) -> HoldOut | N
         run if it is ``block`` or ``polygon``; else ``block`` for squares and ``polygon`` for
         polygons. None with too few groups.
     """
-    cities = donors.city[~is_by_rule(donors.table)]
-    if city is not None and city not in cities and np.unique(cities).size > 1:
-        return "city"
     n_groups, most = _labelled(donors.table)
     if n_groups < MIN_GROUPS or most < MIN_OF_A_CLASS:
         return None
+    cities = donors.city[~is_by_rule(donors.table)]
+    if city is not None and city not in cities and np.unique(cities).size > 1:
+        return "city"
     if split == "block" or (split != "polygon" and _are_patches(donors)):
         return "block"
     return "polygon"
@@ -180,6 +180,14 @@ def split_whole(frame: pd.DataFrame, method: HoldOut, *, seed: int) -> Split:
         if method != "block":
             raise
         return split_labels(frame, method="polygon", folds=n_folds, seed=seed)
+
+
+def drawn_rows(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.bool_]:
+    """At most 5,000 of the rows that somebody labelled, bool, (row,)."""
+    labelled = np.flatnonzero(~is_by_rule(frame))
+    drawn = np.zeros(len(frame), bool)
+    drawn[np.random.default_rng(seed).permutation(labelled)[:MAX_ROWS]] = True
+    return drawn
 
 
 def held_out_votes(donors: Donors, voting: Voting, *, method: HoldOut, seed: int = 0) -> HeldOut:
@@ -202,10 +210,13 @@ def held_out_votes(donors: Donors, voting: Voting, *, method: HoldOut, seed: int
     LabelError
         If nothing can be held out that way.
     """
-    rng = np.random.default_rng(seed)
-    asked = np.zeros(len(donors.lcz), bool)
-    asked[rng.permutation(len(asked))[:MAX_ROWS]] = True
-    split = split_whole(donors.table, method, seed=seed)
+    asked = drawn_rows(donors.table, seed)
+    try:
+        split = split_whole(donors.table, method, seed=seed)
+    except LabelError as error:
+        raise LabelError(
+            f'calibrate = "{method}" in [propagate]: {error} Or use "auto".'
+        ) from error
     rows, parts = [], []
     for fold in range(split.n_folds):
         train, test = split.train_test(fold)
@@ -319,7 +330,8 @@ def _labelled(frame: pd.DataFrame) -> tuple[int, int]:
 
 def _are_patches(donors: Donors) -> bool:
     """Whether most groups are single squares or a few that overlap, as So2Sat's."""
-    return 2 * donors.n_groups > len(donors.lcz)
+    n_groups, _ = _labelled(donors.table)
+    return 2 * n_groups > int((~is_by_rule(donors.table)).sum())
 
 
 def _fit(

@@ -79,8 +79,11 @@ def propagate_labels(
     names, products = queries["feature"].values.tolist(), json.loads(queries.attrs["products"])
     electors.donors.space.require(names, products)
     cuts = fixed_cut(float(cut)) if np.ndim(cut) == 0 else np.asarray(cut, np.float64)
-    if cuts.shape != (N_CLASSES,):
-        raise ModelError(f"a cut of shape {cuts.shape}; give one number, or one a class, (17,).")
+    if cuts.shape != (N_CLASSES,) or not (cuts >= -CUT_SLACK).all():
+        raise ModelError(
+            f"a cut of shape {cuts.shape}, from {cuts.min():g}; give one number, or one a class, "
+            "(17,), 0 or more."
+        )
     features = da.asarray(queries["features"].data)
     features = features.rechunk({-1: -1})
     packed = features.map_blocks(

@@ -11,6 +11,9 @@ from lczcube.lcz import N_CLASSES
 MIN_ROWS = 30
 """Held-out donors that a class's own cut by precision wants; with fewer, all classes' cut holds."""
 
+HALF_PERCENT = 0.005
+"""A share that is stored in whole per cents may have been this much less."""
+
 NEVER = 2.0
 """A cut that no confidence reaches."""
 

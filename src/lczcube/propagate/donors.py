@@ -83,6 +83,15 @@ class Donors:
         return replace(self, vectors=self.vectors[:, :0], table=self.table[["patch_id", "city"]])
 
 
+def are_usable(samples: xr.Dataset) -> npt.NDArray[np.bool_]:
+    """Samples with all features, a class and a weight above 0, bool, (sample,)."""
+    complete = np.isfinite(samples["features"].values).all(axis=1)
+    usable: npt.NDArray[np.bool_] = (
+        complete & (samples["lcz"].values != NODATA) & (samples["weight"].values > 0)
+    )
+    return usable
+
+
 def build_donors(
     samples: xr.Dataset,
     *,
@@ -117,13 +126,11 @@ def build_donors(
     ConfigError
         If a weight or ``pca`` is illegal.
     """
-    features = samples["features"].values
-    usable = np.isfinite(features).all(axis=1)
-    usable &= (samples["lcz"].values != NODATA) & (samples["weight"].values > 0)
+    features, usable = samples["features"].values, are_usable(samples)
     if not usable.any():
         raise LabelError(
-            f"none of the {samples.sizes['sample']} labelled samples has all features, so there is "
-            "no donor; do labels and inputs overlap?"
+            f"none of the {samples.sizes['sample']} labelled samples has all features and a weight "
+            "above 0, so there is no donor; do labels and inputs overlap?"
         )
     frame = sample_frame(samples)
     order = np.flatnonzero(usable)

@@ -12,6 +12,9 @@ import xarray as xr
 from lczcube.errors import ConfigError, ModelError
 from lczcube.windows import layer_of_feature
 
+ROUNDING = 1e-9
+"""Of a mean: a deviation below is rounding of equal values."""
+
 Float64 = npt.NDArray[np.float64]
 Moments = tuple[Float64, Float64]
 """Mean and standard deviation of every feature, each (feature,)."""
@@ -107,7 +110,7 @@ def fit_space(
         What the features are.
     weights : mapping of str to float, optional
         By input, how much its squared differences count; default 1 each. A feature belongs to the
-        input whose name it begins with.
+        input with the longest name that it begins with: name both ``a`` and ``a_b``.
     pca : float, optional
         Keeps the principal components of the donors that hold this share of the variance, in
         (0, 1). Default: the features themselves.
@@ -130,7 +133,7 @@ def fit_space(
     for city in np.unique(cities):
         values[cities == city] = bare.vectors(features[cities == city], str(city))
     mean, std = values.mean(axis=0), values.std(axis=0)
-    scale = np.sqrt(_weight_of_features(feature_names, weights or {})) / np.where(std > 0, std, 1.0)
+    scale = np.sqrt(_weight_of_features(feature_names, weights or {})) / _deviations(mean, std)
     basis = None if pca is None else _components((values - mean) * scale, pca)
     return Space(bare.feature_names, bare.products, mean, scale, basis, bare.moments)
 
@@ -156,14 +159,19 @@ def city_moments(cells: xr.Dataset) -> Moments:
     )
     if not n:
         raise ModelError("no cell of the city is covered and complete; its features have no mean.")
-    return mean, np.where(std > 0, std, 1.0)
+    return mean, _deviations(mean, std)
+
+
+def _deviations(mean: Float64, std: Float64) -> Float64:
+    """Standard deviations; 1 of what does not vary but for rounding."""
+    return np.where(std > ROUNDING * np.abs(mean), std, 1.0)
 
 
 def _weight_of_features(names: Sequence[str], weights: Mapping[str, float]) -> Float64:
     owners = [layer_of_feature(name, list(weights)) for name in names]
     for name, weight in weights.items():
-        if not weight >= 0 or name not in owners:
-            fault = "is negative" if name in owners else "is of no input of the features"
+        if not 0 <= weight < np.inf or name not in owners:
+            fault = "is no weight" if name in owners else "is of no input of the features"
             raise ConfigError(
                 f"weight {name} = {weight:g} {fault}; weights are 0 or more, one an input."
             )
@@ -183,6 +191,8 @@ def _components(vectors: Float64, share: float) -> Float64:
 
     if not 0 < share < 1:
         raise ConfigError(f"pca = {share:g}: give the share of the variance to keep, in (0, 1).")
+    if (vectors == vectors[0]).all():
+        raise ConfigError(f"pca = {share:g} of {len(vectors)} donors that are all alike; leave it.")
     fitted = PCA(n_components=share, svd_solver="full").fit(vectors)
     basis: Float64 = fitted.components_.T
     return basis

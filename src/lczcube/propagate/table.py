@@ -13,6 +13,7 @@ from lczcube.cube import grid_of
 from lczcube.labels.origins import ORIGIN, PSEUDO
 from lczcube.lcz import NODATA
 from lczcube.propagate.cells import FATES, KEPT
+from lczcube.propagate.cuts import HALF_PERCENT
 from lczcube.propagate.safety import square_windows
 
 
@@ -98,7 +99,7 @@ def keep_rates(propagated: xr.Dataset, cut: npt.NDArray[np.float64]) -> dict[int
         mine = lcz == code
         counts[int(code)] = {
             "cells": int(mine.sum()),
-            "raw": int((vote[mine] >= cut[int(code) - 1] - 0.005).sum()),
+            "raw": int((vote[mine] >= cut[int(code) - 1] - HALF_PERCENT).sum()),
             "calibrated": int((reached & mine).sum()),
             "kept": int(((fate == KEPT) & mine).sum()),
         }

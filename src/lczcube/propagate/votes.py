@@ -143,8 +143,8 @@ def _neighbours(
 
 def _class_factor(donors: Donors, balance: float) -> Float64:
     """float64, (18,): by code, the number of its groups to the power ``-balance``."""
-    _, first = np.unique(donors.group, return_index=True)
-    n_groups = np.bincount(donors.lcz[first], minlength=N_CLASSES + 1)
+    pairs = np.unique(np.stack([donors.group, donors.lcz.astype(np.int64)]), axis=1)
+    n_groups = np.bincount(pairs[1], minlength=N_CLASSES + 1)
     factor: Float64 = np.maximum(n_groups, 1).astype(np.float64) ** -balance
     return factor
 
@@ -153,8 +153,9 @@ def _shares(
     distance: Float64, weight: Float64, lcz: npt.NDArray[np.uint8], power: float
 ) -> Float64:
     exact = distance == 0
-    with np.errstate(divide="ignore"):
-        closeness = np.where(exact.any(axis=1, keepdims=True), exact, distance**-power)
+    nearest = distance.min(axis=1, keepdims=True)
+    ratio = np.divide(nearest, distance, out=np.ones_like(distance), where=~exact)
+    closeness = np.where(nearest == 0, exact, np.isfinite(distance) * ratio**power)
     votes = np.zeros((len(lcz), N_CLASSES))
     rows = np.arange(len(lcz))
     for neighbour in range(lcz.shape[1]):
