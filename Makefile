@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 DOCS_VENV ?= .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
 DEMO ?= demo
+# Test files run in so many processes, each of which wants up to 3 GB; a file stays in one.
+WORKERS ?= 2
 
 .PHONY: help setup demo test test-services test-long lint types layers check bench docs clean
 
@@ -31,7 +33,7 @@ demo: $(INSTALLED)
 	$(BIN)/lczcube run $(DEMO)/world/world.toml $(DEMO)/run
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-services: $(INSTALLED)
 	$(BIN)/python -m pytest -m services || { [ $$? -eq 5 ] && echo "no tests of this tier yet"; }

@@ -71,7 +71,7 @@ def test_a_city_file_is_read_with_its_defaults(tmp_path: Path) -> None:
     assert config.run is not None
     assert config.run.stats == ("mean", "std", "max")
     assert config.run.baselines == ("forest", "forest_pixels")
-    assert (config.run.folds, config.run.repeats, config.run.pseudo_weight) == (5, 1, 0.5)
+    assert (config.run.folds, config.run.repeats, config.run.pseudo_weight) == (5, 1, 0.0)
     assert config.propagate.donors == "all"
     assert config.input("image").href == ("image.tif",)
 

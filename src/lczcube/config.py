@@ -260,7 +260,8 @@ class RunTable(Table):
         Statistics of a window: ``mean``, ``std``, ``max``, ``min``, quantiles (``q95``), shares of
         a class (``f11``).
     pseudo_weight : float
-        Weight of a pseudo-label beside a label in training; 0 trains on labels alone.
+        Weight of a pseudo-label of confidence 1 beside a label in training; 0, the default, trains
+        on labels alone: pseudo-labels did not help (docs/guide/propagate.md has the figures).
     pseudo_per_class : int
         Most pseudo-labels of a class and city that train a model on features.
     """
@@ -286,7 +287,7 @@ class RunTable(Table):
         "std",
         "max",
     )
-    pseudo_weight: Annotated[float, Field(ge=0)] = 0.5
+    pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
     pseudo_per_class: Count = 500
 
 
