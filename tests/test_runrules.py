@@ -46,7 +46,7 @@ def city_file(world: World, name: str = "rules", rules: str = RULES_TABLE, **cha
         "cell_m = 320": f"cell_m = {CELL:g}",
         'dates = ["2021-01-01"]': 'dates = ["2016-01-01", "2021-01-01"]',
         'models = ["xgb", "unet"]': 'models = ["xgb"]\nbaselines = []',
-        "folds = 5": "folds = 3",
+        "folds = 5": "folds = 3\npseudo_weight = 0.5",
         **changes,
     }.items():
         assert text.count(old) == 1, old
