@@ -89,6 +89,9 @@ class Arm:
         return tuple(self.settings.get("run.stats", ()))
 
 
+WEIGHT = 0.5
+"""Of a pseudo-label where an arm says no other; a run's own default is 0, as this found."""
+
 LABELS = Arm("labels", {"run.pseudo_weight": 0.0})
 PSEUDO = Arm("pseudo", {})
 MEAN = ("mean",)
@@ -711,7 +714,7 @@ def main() -> None:
     work = chosen.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     arms = [LABELS, PSEUDO, *(SWEEP if chosen.sweep else ()), *map(arm_of_text, chosen.arm)]
-    common = arm_of_text(f"all: {chosen.set}").settings
+    common = {"run.pseudo_weight": WEIGHT} | dict(arm_of_text(f"all: {chosen.set}").settings)
     arms = [Arm(a.name, {**common, **a.settings}, a.reference) for a in arms]
     arms = [arm for arm in arms if not chosen.only or arm.name in chosen.only]
     seeds, sizes, worlds = range(chosen.seeds), chosen.sizes, chosen.worlds
