@@ -82,14 +82,18 @@ def thin(places: Float32, neighbours: Int32, keep: npt.NDArray[np.bool_]) -> Non
 
 
 @_compiled
-def _limit(found: Queue, donors: Float64, query: Float64, groups: Int64, nearest: Int64) -> float:
-    """Squared distance beyond which no donor can be among the nearest of different groups.
+def _limit(
+    found: Queue, donors: Float64, query: Float64, groups: Int64, nearest: Int64
+) -> tuple[int, float]:
+    """How many of those found are of as many groups as are wanted, and how far others may lie.
 
     ``found`` is in order of distance on the axes; ``nearest``, overwritten, says how many groups.
+    Beyond the squared distance no donor can be among the nearest.
     """
     n_groups = 0
     farthest = 0.0
-    for _, donor in found:
+    for position in range(len(found)):
+        donor = found[position][1]
         is_new = True
         for slot in range(n_groups):
             if groups[nearest[slot]] == groups[donor]:
@@ -100,8 +104,8 @@ def _limit(found: Queue, donors: Float64, query: Float64, groups: Int64, nearest
             n_groups += 1
             farthest = max(farthest, exact_distance(donors[donor], query))
             if n_groups == len(nearest):
-                return SLACK * farthest**2
-    return np.inf
+                return position + 1, SLACK * farthest**2
+    return len(found), np.inf
 
 
 @_compiled
@@ -156,8 +160,12 @@ def search(
                 break
             joined = indices[indptr[donor] : indptr[donor + 1]]
         found.sort(reverse=True)
-        limit = _limit(found, donors, queries[row], groups, index[row])
-        near = [int(donor) for away, donor in found if -away <= limit]
+        n_first, limit = _limit(found, donors, queries[row], groups, index[row])
+        near = [
+            int(donor)
+            for position, (away, donor) in enumerate(found)
+            if position < n_first or -away <= limit
+        ]
         distance[row] = np.inf
         index[row] = NOBODY
         for nearest in sorted(near):
