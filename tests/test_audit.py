@@ -71,7 +71,7 @@ def test_a_class_that_one_city_lacks_is_found_there_by_the_labels_of_another() -
 
 
 def test_what_is_kept_at_a_cut_is_right_about_as_often_as_it_says() -> None:
-    summary = audited(cities(5, seed=3)).summary()
+    summary = audited(cities(5, seed=3)).summary
     for row in summary:
         assert row["error_calibrated"] < 0.12
         assert row["interval_calibrated"][0] <= row["error_calibrated"]
@@ -84,14 +84,14 @@ def test_tables_count_what_the_records_hold() -> None:
     kept = (records["confidence"] >= 0.7) & ~records["novel"]
     row = next(
         one
-        for one in audit.by_city()
+        for one in audit.by_city
         if (one["method"], one["city"], one["cut"]) == ("city", "city2", 0.7)
     )
     assert (row["n"], row["kept"]) == (80, kept.sum())
     assert row["precision"] == pytest.approx(
         (records["voted"] == records["lcz"])[kept].mean() if kept.any() else None
     )
-    of_class = [one for one in audit.by_class() if one["method"] == "city"]
+    of_class = [one for one in audit.by_class if one["method"] == "city"]
     at_half = [one for one in of_class if one["cut"] == 0.5]
     assert sum(one["n"] for one in at_half) == 240
     assert len(of_class) == len(at_half) * len(THRESHOLDS)
@@ -104,7 +104,7 @@ def test_policies_are_compared_on_the_same_folds() -> None:
         Policy("own", own=True),
     )
     audit = audited(cities(), *policies)
-    hold_outs = {(row["policy"], row["method"]) for row in audit.summary()}
+    hold_outs = {(row["policy"], row["method"]) for row in audit.summary}
     assert hold_outs == {
         *((name, method) for name in ("pooled", "by city") for method in ("city", "block")),
         ("own", "block"),

@@ -80,7 +80,7 @@ def test_what_is_kept_of_hong_kong_at_a_calibrated_cut_of_four_fifths_is_right_t
     rows = [
         audit_propagation(
             samples, [Policy("pooled")], split="polygon", novelty=0.99, seed=seed
-        ).summary()[0]
+        ).summary[0]
         for seed in range(3)
     ]
     for row in rows:

@@ -252,7 +252,6 @@ def gap_m(a: pd.DataFrame, b: pd.DataFrame, side_m: float = 320.0) -> float:
 METHODS = ["polygon", "block", "city", "given", "holdout", "random"]
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("far_m", [0.0, 320.0, 700.0])
 @pytest.mark.parametrize("method", METHODS)
 def test_no_fold_evaluates_a_cell_by_rule_or_trains_on_one_nearby(

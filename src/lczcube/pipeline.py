@@ -36,6 +36,9 @@ from lczcube.stages import (
 )
 from lczcube.windows import aggregate
 
+AGGREGATE = [stage.name for stage in STAGES].index("aggregate")
+"""Position of the stage that leaves features and samples."""
+
 
 def run_stages(
     run: Run, names: Sequence[str] | None = None, *, overwrite: bool = False
@@ -238,8 +241,7 @@ def plan(run: Run) -> str:
         return "\n".join([*lines, f"{known}; `lczcube build-catalog --dry-run` lists the files"])
     from dask.utils import format_bytes
 
-    (aggregation,) = (stage for stage in STAGES if stage.name == "aggregate")
-    has_samples = stage_state(run, aggregation) == "up to date"
+    has_samples = stage_state(run, STAGES[AGGREGATE]) == "up to date"
     for city in run.cities:
         cube = run.cube(city)
         rows, columns = grid_of(cube).shape
@@ -303,12 +305,11 @@ def _fingerprint(run: Run, stage: Stage) -> str:
 
 def _fingerprint_of_protocol(run: Run, protocol: ScoreProtocol) -> str:
     """Of samples, and of the settings that the stages after them have: models, seed, roles."""
-    last = next(i for i, stage in enumerate(STAGES) if stage.name == "aggregate")
     return _digest_of(
         {
             "version": __version__,
             "protocol": asdict(protocol),
-            "settings": [stage.settings(run) for stage in STAGES[last + 1 :]],
+            "settings": [stage.settings(run) for stage in STAGES[AGGREGATE + 1 :]],
             "before": _read_records(run)["aggregate"]["result"],
         }
     )

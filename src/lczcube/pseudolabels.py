@@ -94,11 +94,12 @@ def propagate_city(given: RunDonors, city: str) -> str:
     )
     store = run.path(city, "propagated.zarr")
     attrs = {"donor_id": cast.donors.donor_id.tolist(), "synthetic": int(voted.attrs["synthetic"])}
-    write_product({"cells": safe}, store, attrs=attrs | _provenance(cast, cut), overwrite=True)
+    provenance = _provenance(cast, cut)
+    write_product({"cells": safe}, store, attrs=attrs | provenance, overwrite=True)
     stored = open_product(store, "cells")[READ].load()
     table = pseudo_label_table(stored, city=city, donors=cast.donors.table)
     table.to_parquet(run.path(city, "pseudo_labels.parquet"))
-    facts = _provenance(cast, cut) | _counts(cast, cut, stored)
+    facts = provenance | _counts(cast, cut, stored)
     write_json(run.path(city, "propagate.json"), plain(facts))
     for warning in facts["warnings"]:
         run.progress(f"{city}: {warning}")
@@ -171,8 +172,9 @@ def _cast(given: RunDonors, city: str) -> _Cast:
     table, run = given.run.config.propagate, given.run
     givers = given.donor_cities(city)
     samples = [given.samples[name] for name in givers]
-    joined = without_absent(join_samples(samples), [given.cells(city)])
-    cells = without_absent(given.cells(city), samples)
+    all_cells = given.cells(city)
+    joined = without_absent(join_samples(samples), [all_cells])
+    cells = without_absent(all_cells, samples)
     names = joined["feature"].values.tolist()
     own = table.standardise == "city"
     donors = build_donors(
@@ -196,8 +198,8 @@ def _cast(given: RunDonors, city: str) -> _Cast:
 def _with_indexes(given: RunDonors, cast: _Cast) -> _Cast:
     donors, voting = cast.donors, cast.electors.voting
     indexes = tuple(
-        given.index(donors.take(rows), cast.cells, cast.city)
-        for rows in electorates(donors, voting)
+        given.index(donors.take(one.rows), cast.cells, cast.city)
+        for one in electorates(donors, voting)
     )
     return replace(cast, electors=replace(cast.electors, indexes=indexes))
 

@@ -10,6 +10,7 @@ import pandas as pd
 import shapely
 
 if TYPE_CHECKING:
+    import geopandas as gpd
     import xarray as xr
 
 ORIGIN = "origin"
@@ -53,3 +54,24 @@ def groups_near(
         _, found = shapely.STRtree(squares).query(others, predicate="dwithin", distance=far)
         near[found] = True
     return np.isin(groups, groups[near])
+
+
+def touches_other_class(
+    shapes: npt.NDArray[Any], lcz: npt.NDArray[np.uint8], labels: gpd.GeoDataFrame
+) -> Mask:
+    """Which shapes of a made label touch a label of another class.
+
+    Parameters
+    ----------
+    shapes : numpy.ndarray
+        Geometries, shape (n,).
+    lcz : numpy.ndarray
+        uint8, (n,): what they were labelled as.
+    labels : geopandas.GeoDataFrame
+        With ``lcz``, in the same CRS; may be empty.
+    """
+    touches = np.zeros(len(shapes), bool)
+    if len(shapes) and len(labels):
+        shape, label = labels.sindex.query(shapes, predicate="intersects")
+        touches[shape[lcz[shape] != labels["lcz"].to_numpy()[label]]] = True
+    return touches

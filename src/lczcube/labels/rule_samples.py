@@ -9,11 +9,17 @@ import geopandas as gpd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import shapely
 import xarray as xr
 
 from lczcube.labels.likeness import drop_far
-from lczcube.labels.origins import LABEL, ORIGIN, RULE, groups_near, is_by_rule
+from lczcube.labels.origins import (
+    LABEL,
+    ORIGIN,
+    RULE,
+    groups_near,
+    is_by_rule,
+    touches_other_class,
+)
 from lczcube.labels.rules import COUNTS
 
 Mask = npt.NDArray[np.bool_]
@@ -51,7 +57,7 @@ def keep_beside(
     A model sees a window of the width of a cell around each pixel of a polygon: the distance to a
     polygon is taken from half a cell around it.
     """
-    contradicts = _touches_other_class(rules, labels)
+    contradicts = touches_other_class(rules.geometry.to_numpy(), rules["lcz"].to_numpy(), labels)
     near = np.zeros(len(rules), bool)
     if evaluation is not None and len(rules):
         scored = labels[evaluation]
@@ -110,16 +116,6 @@ def keep_alike(
         )
     stays = ~by_rule | np.isin(samples["patch_id"].values, left["patch_id"].to_numpy())
     return left, samples.isel(sample=np.flatnonzero(stays))
-
-
-def _touches_other_class(rules: gpd.GeoDataFrame, labels: gpd.GeoDataFrame) -> Mask:
-    touches = np.zeros(len(rules), bool)
-    if len(rules) and len(labels):
-        tree = shapely.STRtree(labels.geometry.to_numpy())
-        cell, label = tree.query(rules.geometry.to_numpy(), predicate="intersects")
-        other = rules["lcz"].to_numpy()[cell] != labels["lcz"].to_numpy()[label]
-        touches[cell[other]] = True
-    return touches
 
 
 def _without(rules: gpd.GeoDataFrame, reasons: dict[str, Mask]) -> gpd.GeoDataFrame:

@@ -251,7 +251,8 @@ def _library() -> ModuleType:
             "pynndescent is not installed; approximate neighbours need it: "
             "pip install 'lczcube[ann]', or use method='exact'"
         ) from error
-    return pynndescent  # type: ignore[no-any-return]
+    library: ModuleType = pynndescent
+    return library
 
 
 @contextmanager

@@ -152,7 +152,6 @@ def build_index(
     seed: int = 0,
     n_threads: int | None = None,
     fingerprint: str | None = None,
-    n_groups: int | None = None,
 ) -> DonorIndex:
     """An index of donors, by the method that is wanted or the one that pays.
 
@@ -173,9 +172,6 @@ def build_index(
         the cores of this machine.
     fingerprint : str, optional
         Of the donors as the caller knows them. Default: that of the vectors alone.
-    n_groups : int, optional
-        Of the donors, where neighbours of different groups will be asked for. Where groups are
-        large a graph finds too few of them, and ``auto`` is exact.
 
     Raises
     ------
@@ -188,9 +184,7 @@ def build_index(
     _require_vectors(vectors, method, k)
     if method == "auto":
         n_donors, n_features = vectors.shape
-        method = choose_method(
-            n_donors, n_queries, n_features, k=k, n_groups=n_groups, compiled=is_compiled()
-        )
+        method = choose_method(n_donors, n_queries, n_features, k=k, compiled=is_compiled())
     graph = None
     if method == "pynndescent":
         graph = build_graph(vectors, seed=seed, n_threads=n_threads)

@@ -6,6 +6,7 @@ them just as on the cells of an unknown place. What would have been kept is comp
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,9 @@ from lczcube.metrics import calibration_error
 from lczcube.propagate.calibration import (
     HoldOut,
     bootstrap_error,
-    drawn_rows,
     hold_out_method,
     reliability_bins,
-    split_whole,
+    whole_folds,
 )
 from lczcube.propagate.donors import Donors, are_usable, build_donors
 from lczcube.propagate.electors import appoint
@@ -73,7 +73,7 @@ class Policy:
     calibrate: str = "auto"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Audit:
     """Held-out samples and what would have become of them.
 
@@ -95,6 +95,7 @@ class Audit:
         """Policies that could leave that out, in order."""
         return list(self.records["policy"][self.records["method"] == method].unique())
 
+    @cached_property
     def by_cut(self) -> list[dict[str, Any]]:
         """Precision and keep rate of each policy, hold-out and cut."""
         return [
@@ -103,6 +104,7 @@ class Audit:
             for cut in THRESHOLDS
         ]
 
+    @cached_property
     def summary(self) -> list[dict[str, Any]]:
         """Of each policy and hold-out: accuracy, calibration error, and precision at 0.8."""
         return [
@@ -110,6 +112,7 @@ class Audit:
             for (policy, method), part in self._parts(["policy", "method"])
         ]
 
+    @cached_property
     def by_class(self) -> list[dict[str, Any]]:
         """Precision and keep rate of each policy, hold-out, voted class and cut."""
         return [
@@ -118,6 +121,7 @@ class Audit:
             for cut in THRESHOLDS
         ]
 
+    @cached_property
     def by_city(self) -> list[dict[str, Any]]:
         """Precision and keep rate of each policy, hold-out, city and cut."""
         return [
@@ -126,6 +130,7 @@ class Audit:
             for cut in THRESHOLDS
         ]
 
+    @cached_property
     def reliability(self) -> list[dict[str, Any]]:
         """Bins of confidence of each policy and hold-out, raw and calibrated."""
         return [
@@ -138,23 +143,23 @@ class Audit:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, sorted, floats of 6 digits: for JSON."""
         tables = {
-            "summary": self.summary(),
-            "by_cut": self.by_cut(),
-            "by_class": self.by_class(),
-            "by_city": self.by_city(),
-            "reliability": self.reliability(),
+            "summary": self.summary,
+            "by_cut": self.by_cut,
+            "by_class": self.by_class,
+            "by_city": self.by_city,
+            "reliability": self.reliability,
         }
         return dict(plain(tables))
 
     def to_text(self) -> str:
         """Tables for people: policies, then classes and cities of the first policy."""
-        lines = [_summary_table(self.summary())]
+        lines = [_summary_table(self.summary)]
         for method in self.methods:
             first = self.policies(method)[0]
             at = {"policy": first, "method": method}
             title = f"{first}, {method} left out: precision of what is kept (share kept)"
-            lines += ["", title, "", _cut_table(only(self.by_class(), at), "lcz")]
-            lines += ["", _cut_table(only(self.by_city(), at), "city")]
+            lines += ["", title, "", _cut_table(only(self.by_class, at), "lcz")]
+            lines += ["", _cut_table(only(self.by_city, at), "city")]
         return "\n".join(lines)
 
     def _parts(self, columns: list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
@@ -226,15 +231,13 @@ def _hold_outs(samples: xr.Dataset, policy: Policy, split: str) -> Iterator[Hold
 def _audited(
     samples: xr.Dataset, policy: Policy, method: HoldOut, novelty: float, seed: int
 ) -> pd.DataFrame:
-    frame = sample_frame(samples)
-    asked, split = drawn_rows(frame, seed), split_whole(frame, method, seed=seed)
-    parts = []
-    for fold in range(split.n_folds):
-        train, test = split.train_test(fold)
-        test = test[asked[test]]
-        if len(train) and len(test):
-            rest, held = samples.isel(sample=train), samples.isel(sample=test)
-            parts.append(_voted(rest, held, policy, split.method, novelty, seed))
+    held_out, folds = whole_folds(sample_frame(samples), method, seed=seed)
+    parts = [
+        _voted(
+            samples.isel(sample=train), samples.isel(sample=test), policy, held_out, novelty, seed
+        )
+        for train, test in folds
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -253,12 +256,7 @@ def _voted(
     )
     frame = sample_frame(test)
     cities = frame["city"].to_numpy(str)
-    columns = np.empty((len(frame), 4))
-    for city in np.unique(cities):
-        mine = cities == city
-        votes, probability = electors.vote(test["features"].values[mine], str(city))
-        sure = probability.max(axis=1)
-        columns[mine] = np.column_stack([votes.lcz, votes.top, sure, votes.distance])
+    votes, probability = electors.vote(test["features"].values, cities)
     return pd.DataFrame(
         {
             "policy": policy.name,
@@ -266,10 +264,10 @@ def _voted(
             "city": cities,
             "group": frame["city"].astype(str) + "/" + frame["group"].astype(str),
             "lcz": frame["lcz"].to_numpy(np.uint8),
-            "voted": columns[:, 0].astype(np.uint8),
-            "vote": columns[:, 1],
-            "confidence": columns[:, 2],
-            "novel": columns[:, 3] > electors.limit,
+            "voted": votes.lcz,
+            "vote": votes.top,
+            "confidence": probability.max(axis=1),
+            "novel": votes.distance > electors.limit,
         }
     )
 

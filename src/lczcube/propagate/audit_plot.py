@@ -60,9 +60,9 @@ def plot_audit(audit: Audit, path: str | Path, *, title: str = "") -> Path:
 def _draw_reliability(axis: Any, audit: Audit, method: str) -> None:
     at = {"policy": audit.policies(method)[0], "method": method}
     axis.plot([0, 1], [0, 1], color="#CCCCCC", linewidth=1)
-    (facts,) = only(audit.summary(), at)
+    (facts,) = only(audit.summary, at)
     for stage, colour, words in (("raw", RAW, "raw votes"), ("calibrated", LINES[0], "calibrated")):
-        bins = only(audit.reliability(), at | {"stage": stage})
+        bins = only(audit.reliability, at | {"stage": stage})
         sizes = np.array([b["n"] for b in bins])
         x, y = [b["confidence"] for b in bins], [b["right"] for b in bins]
         axis.plot(x, y, color=colour, linewidth=1.2)
@@ -86,7 +86,7 @@ def _draw_reliability(axis: Any, audit: Audit, method: str) -> None:
 
 def _draw_cuts(axis: Any, audit: Audit, method: str) -> None:
     for colour, policy in zip(cycle(LINES), audit.policies(method), strict=False):
-        rows = only(audit.by_cut(), {"policy": policy, "method": method})
+        rows = only(audit.by_cut, {"policy": policy, "method": method})
         precision = [_or_nan(row["precision"]) for row in rows]
         kept = [row["kept"] / row["n"] for row in rows]
         axis.plot(THRESHOLDS, precision, color=colour, marker="o", markersize=4, label=policy)
@@ -102,7 +102,7 @@ def _draw_cuts(axis: Any, audit: Audit, method: str) -> None:
 
 def _draw_classes(axis: Any, audit: Audit, method: str) -> None:
     at = {"policy": audit.policies(method)[0], "method": method}
-    rows = only(audit.by_class(), at)
+    rows = only(audit.by_class, at)
     codes = sorted({row["lcz"] for row in rows})
     table = {(row["lcz"], row["cut"]): row for row in rows}
     values = np.array(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lczcube.errors import LabelError
 from lczcube.labels.origins import is_by_rule
-from lczcube.labels.splits import Split, split_labels
+from lczcube.labels.splits import split_labels
 from lczcube.metrics import N_BINS as METRIC_BINS
 from lczcube.metrics import calibration_error, confidence_bins
 from lczcube.propagate.donors import Donors
@@ -43,6 +43,7 @@ FLOOR = 1e-9
 """Least probability that the likelihood reckons with."""
 
 Float64 = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -167,27 +168,27 @@ def hold_out_method(donors: Donors, city: str | None, split: str) -> HoldOut | N
     return "polygon"
 
 
-def split_whole(frame: pd.DataFrame, method: HoldOut, *, seed: int) -> Split:
-    """Five folds of whole blocks or polygons, or one a city.
+def whole_folds(
+    frame: pd.DataFrame, method: HoldOut, *, seed: int
+) -> tuple[str, list[tuple[Rows, Rows]]]:
+    """What is held out, and of each fold the rows that vote and the rows that are voted on.
 
-    Where there are too few blocks polygons are held out; of few labels there are fewer folds.
+    Five folds of whole blocks or polygons, or one a city. Where there are too few blocks polygons
+    are held out; of few labels there are fewer folds. At most 5,000 rows are voted on, none by
+    rule; a fold that lacks one of the two is left out.
     """
     # A stratified split wants a class that has a row for every fold.
     n_folds = max(2, min(N_FOLDS, *_labelled(frame)))
     try:
-        return split_labels(frame, method=method, folds=n_folds, seed=seed)
+        split = split_labels(frame, method=method, folds=n_folds, seed=seed)
     except LabelError:
         if method != "block":
             raise
-        return split_labels(frame, method="polygon", folds=n_folds, seed=seed)
-
-
-def drawn_rows(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.bool_]:
-    """At most 5,000 of the rows that somebody labelled, bool, (row,)."""
-    labelled = np.flatnonzero(~is_by_rule(frame))
-    drawn = np.zeros(len(frame), bool)
-    drawn[np.random.default_rng(seed).permutation(labelled)[:MAX_ROWS]] = True
-    return drawn
+        split = split_labels(frame, method="polygon", folds=n_folds, seed=seed)
+    asked = _drawn(frame, seed)
+    folds = [split.train_test(fold) for fold in range(split.n_folds)]
+    drawn = [(train, test[asked[test]]) for train, test in folds]
+    return split.method, [(train, test) for train, test in drawn if len(train) and len(test)]
 
 
 def held_out_votes(donors: Donors, voting: Voting, *, method: HoldOut, seed: int = 0) -> HeldOut:
@@ -210,25 +211,19 @@ def held_out_votes(donors: Donors, voting: Voting, *, method: HoldOut, seed: int
     LabelError
         If nothing can be held out that way.
     """
-    asked = drawn_rows(donors.table, seed)
     try:
-        split = split_whole(donors.table, method, seed=seed)
+        held_out, folds = whole_folds(donors.table, method, seed=seed)
     except LabelError as error:
         raise LabelError(
             f'calibrate = "{method}" in [propagate]: {error} Or use "auto".'
         ) from error
-    rows, parts = [], []
-    for fold in range(split.n_folds):
-        train, test = split.train_test(fold)
-        test = test[asked[test]]
-        if len(train) and len(test):
-            rows.append(test)
-            parts.append(cast_votes(donors.take(train), donors.vectors[test], voting))
-    if not rows:
+    if not folds:
         raise LabelError(f"no donor can be held out by {method}; give donors of more groups.")
+    rows = [test for _, test in folds]
+    parts = [cast_votes(donors.take(train), donors.vectors[test], voting) for train, test in folds]
     at = np.concatenate(rows)
     return HeldOut(
-        method=split.method,
+        method=held_out,
         votes=Votes(
             np.concatenate([part.shares for part in parts]),
             np.concatenate([part.distance for part in parts]),
@@ -319,6 +314,14 @@ def reliability_bins(
         }
         for one in np.unique(number).tolist()
     ]
+
+
+def _drawn(frame: pd.DataFrame, seed: int) -> npt.NDArray[np.bool_]:
+    """At most 5,000 of the rows that somebody labelled, bool, (row,)."""
+    labelled = np.flatnonzero(~is_by_rule(frame))
+    drawn = np.zeros(len(frame), bool)
+    drawn[np.random.default_rng(seed).permutation(labelled)[:MAX_ROWS]] = True
+    return drawn
 
 
 def _labelled(frame: pd.DataFrame) -> tuple[int, int]:

@@ -97,12 +97,6 @@ def propagate_labels(
     return _cells(packed, queries, electors, cuts)
 
 
-def winning_confidence(packed: Float64) -> Float64:
-    """Probability of the winner, of cells packed by a vote."""
-    winning: Float64 = packed[..., :N_CLASSES].max(axis=-1)
-    return winning
-
-
 def _vote_block(features: npt.NDArray[np.float32], *, electors: Electors, city: str) -> Float64:
     """Packed cells of a block; NaN, and donor -1, where a feature is NaN."""
     shape = features.shape[:-1]
@@ -123,15 +117,13 @@ def _cells(packed: da.Array, queries: xr.Dataset, electors: Electors, cuts: Floa
     known = here & (distance <= electors.limit)
     columns = packed.map_blocks(
         _quantised_block,
-        chunks=(*packed.chunks[:-1], (N_CLASSES + 3,)),
+        cuts=cuts,
+        chunks=(*packed.chunks[:-1], (N_CLASSES + 4,)),
         dtype=np.uint8,
         meta=np.empty((0, 0, 0), np.uint8),
     )
-    columns = da.where(known[..., None], columns, _nodata_columns())
-    reaches = packed.map_blocks(
-        _reaches_block, cuts=cuts, drop_axis=-1, dtype=bool, meta=np.empty((0, 0), bool)
-    )
-    fate = da.where(known, da.where(reaches, KEPT, BELOW_CUT), da.where(here, NOVEL, NO_DATA))
+    fate = da.where(known, columns[..., 0], da.where(here, np.uint8(NOVEL), np.uint8(NO_DATA)))
+    columns = da.where(known[..., None], columns[..., 1:], _nodata_columns())
     dims = ("cell_y", "cell_x")
     cells = xr.Dataset(
         {
@@ -149,7 +141,7 @@ def _cells(packed: da.Array, queries: xr.Dataset, electors: Electors, cuts: Floa
         },
         attrs=dict(queries.attrs),
     )
-    return with_fates(cells, fate.astype(np.uint8))
+    return with_fates(cells, fate)
 
 
 def with_fates(cells: xr.Dataset, fate: da.Array) -> xr.Dataset:
@@ -162,21 +154,17 @@ def with_fates(cells: xr.Dataset, fate: da.Array) -> xr.Dataset:
     return cells.assign(fate=(dims, fate, flags), kept=(dims, fate == KEPT))
 
 
-def _reaches_block(packed: Float64, *, cuts: Float64) -> npt.NDArray[np.bool_]:
-    """Whether the winner's confidence reaches the cut of its class."""
-    shape = packed.shape[:-1]
-    lcz = quantise(packed[..., :N_CLASSES].astype(np.float32))[0].astype(np.int64)
-    needed = np.concatenate([[np.inf], cuts])[lcz]
-    reaches: npt.NDArray[np.bool_] = winning_confidence(packed) >= needed - CUT_SLACK
-    return reaches.reshape(shape)
-
-
-def _quantised_block(packed: Float64) -> npt.NDArray[np.uint8]:
-    """Columns: zone, confidence, vote, and 17 probabilities, the last in per cent."""
-    lcz, confidence, percent = quantise(packed[..., :N_CLASSES].astype(np.float32))
+def _quantised_block(packed: Float64, *, cuts: Float64) -> npt.NDArray[np.uint8]:
+    """Columns: kept or below the cut; zone, confidence, vote, and 17 probabilities in per cent."""
+    probability = packed[..., :N_CLASSES]
+    lcz, confidence, percent = quantise(probability.astype(np.float32))
+    needed = np.concatenate([[np.inf], cuts])[lcz.astype(np.int64)]
+    fate = np.where(probability.max(axis=-1) >= needed - CUT_SLACK, KEPT, BELOW_CUT)
     vote = np.where(lcz == NODATA, np.float64(PERCENT_NODATA), np.rint(packed[..., -3] * 100))
-    columns = [lcz[..., None], confidence[..., None], vote[..., None].astype(np.uint8), percent]
-    return np.concatenate(columns, axis=-1)
+    columns = [fate, lcz, confidence, vote]
+    return np.concatenate(
+        [*(column[..., None].astype(np.uint8) for column in columns), percent], axis=-1
+    )
 
 
 def _nodata_columns() -> npt.NDArray[np.uint8]:

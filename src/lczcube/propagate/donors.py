@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,26 @@ from lczcube.propagate.space import Moments, Space, fit_space
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Electorate:
+    """Donors among whom the nearest groups are sought.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray
+        int64, (donor,): positions among all donors.
+    vectors, group : numpy.ndarray
+        Of these, as :class:`Donors` has them.
+    n_groups : int
+        Number of their groups.
+    """
+
+    rows: npt.NDArray[np.intp]
+    vectors: Float64
+    group: Int64
+    n_groups: int
 
 
 @dataclass(frozen=True)
@@ -57,10 +78,33 @@ class Donors:
         """The city of each, str, (donor,)."""
         return np.asarray(self.table["city"], dtype=object)
 
-    @property
+    @cached_property
     def n_groups(self) -> int:
         """Number of groups."""
         return int(np.unique(self.group).size)
+
+    @cached_property
+    def groups_of_class(self) -> Int64:
+        """int64, (18,): by code, the number of groups that have a donor of it."""
+        pairs = np.unique(np.stack([self.group, self.lcz.astype(np.int64)]), axis=1)
+        return np.bincount(pairs[1], minlength=N_CLASSES + 1)
+
+    @cached_property
+    def pooled(self) -> tuple["Electorate", ...]:
+        """All donors together."""
+        rows = np.arange(len(self.lcz))
+        return (Electorate(rows, self.vectors, self.group, self.n_groups),)
+
+    @cached_property
+    def by_city(self) -> tuple["Electorate", ...]:
+        """The donors of each city."""
+        cities = [np.flatnonzero(self.city == city) for city in np.unique(self.city)]
+        return tuple(
+            Electorate(
+                rows, self.vectors[rows], self.group[rows], int(np.unique(self.group[rows]).size)
+            )
+            for rows in cities
+        )
 
     @property
     def is_class(self) -> npt.NDArray[np.bool_]:
@@ -146,11 +190,8 @@ def build_donors(
         pca=pca,
         moments=moments,
     )
-    vectors = np.empty((len(order), space.n_dimensions), np.float64)
-    for city in np.unique(cities):
-        vectors[cities == city] = space.vectors(features[order[cities == city]], str(city))
     return Donors(
-        vectors=vectors,
+        vectors=space.vectors(features[order], cities),
         space=space,
         table=table,
         lcz=table["lcz"].to_numpy(np.uint8),

@@ -16,6 +16,7 @@ from lczcube.propagate.calibration import (
 )
 from lczcube.propagate.cuts import novelty_limit
 from lczcube.propagate.donors import Donors
+from lczcube.propagate.space import Cities
 from lczcube.propagate.votes import Votes, Voting, cast_votes
 
 Float64 = npt.NDArray[np.float64]
@@ -45,8 +46,8 @@ class Electors:
     limit: float = float("inf")
     indexes: tuple[DonorIndex, ...] = ()
 
-    def vote(self, features: npt.NDArray[np.floating], city: str) -> tuple[Votes, Float64]:
-        """Votes on features of one city, and the probability of each class, (query, 17)."""
+    def vote(self, features: npt.NDArray[np.floating], city: str | Cities) -> tuple[Votes, Float64]:
+        """Votes on features, of one city or a city each, and probabilities, (query, 17)."""
         vectors = self.donors.space.vectors(features, city)
         votes = cast_votes(self.donors, vectors, self.voting, self.indexes)
         shares = votes.shares

@@ -11,6 +11,7 @@ import shapely
 import xarray as xr
 
 from lczcube.cube import grid_of
+from lczcube.labels.origins import touches_other_class
 from lczcube.propagate.cells import CONTRADICTS, KEPT, NEAR_EVALUATION, with_fates
 
 
@@ -36,7 +37,7 @@ class _Guard:
         judged = fate.copy()
         near = _within(windows, self.evaluation, self.distance_m)
         judged[rows[near], columns[near]] = NEAR_EVALUATION
-        contradicts = _touches_other_class(windows, lcz[rows, columns], self.labels)
+        contradicts = touches_other_class(windows, lcz[rows, columns], self.labels)
         judged[rows[contradicts], columns[contradicts]] = CONTRADICTS
         return judged
 
@@ -88,18 +89,8 @@ def square_windows(
     x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], half_m: float
 ) -> npt.NDArray[Any]:
     """Squares around centres, in m."""
-    return shapely.box(x - half_m, y - half_m, x + half_m, y + half_m)  # type: ignore[no-any-return]
-
-
-def _touches_other_class(
-    windows: npt.NDArray[Any], lcz: npt.NDArray[np.uint8], labels: gpd.GeoDataFrame
-) -> npt.NDArray[np.bool_]:
-    touches = np.zeros(len(windows), dtype=bool)
-    if len(labels):
-        window, label = labels.sindex.query(windows, predicate="intersects")
-        other = lcz[window] != labels["lcz"].to_numpy()[label]
-        touches[window[other]] = True
-    return touches
+    windows: npt.NDArray[Any] = shapely.box(x - half_m, y - half_m, x + half_m, y + half_m)
+    return windows
 
 
 def _within(

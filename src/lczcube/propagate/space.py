@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import dask
 import dask.array as da
@@ -16,6 +17,9 @@ ROUNDING = 1e-9
 """Of a mean: a deviation below is rounding of equal values."""
 
 Float64 = npt.NDArray[np.float64]
+Cities = npt.NDArray[Any]
+"""The city of each row, str, (row,)."""
+
 Moments = tuple[Float64, Float64]
 """Mean and standard deviation of every feature, each (feature,)."""
 
@@ -48,13 +52,13 @@ class Space:
         """Length of a vector."""
         return len(self.scale) if self.basis is None else int(self.basis.shape[1])
 
-    def vectors(self, features: npt.NDArray[np.floating], city: str) -> Float64:
-        """Vectors of features of one city, float64, (row, dimension).
+    def vectors(self, features: npt.NDArray[np.floating], city: str | Cities) -> Float64:
+        """Vectors of features, float64, (row, dimension); ``city`` is of all rows or of each.
 
         Raises
         ------
         ModelError
-            If cities are standardised by their own cells and those of ``city`` are not known.
+            If cities are standardised by their own cells and those of a city are not known.
         """
         standardised = (self._own(features, city) - self.mean) * self.scale
         return standardised if self.basis is None else _projected(standardised, self.basis)
@@ -74,23 +78,25 @@ class Space:
                 "Aggregate both with the same inputs and stats."
             )
 
-    def _own(self, features: npt.NDArray[np.floating], city: str) -> Float64:
+    def _own(self, features: npt.NDArray[np.floating], city: str | Cities) -> Float64:
         values = np.asarray(features, np.float64)
         if not self.moments:
             return values
-        if city not in self.moments:
-            raise ModelError(
-                f"features are standardised city by city, and the cells of {city!r} are not known "
-                f"(those of {', '.join(self.moments)} are); give its moments too."
-            )
-        mean, std = self.moments[city]
-        own: Float64 = (values - mean) / std
+        own, cities = np.empty_like(values), np.broadcast_to(city, len(values))
+        for name in map(str, np.unique(cities)):
+            if name not in self.moments:
+                raise ModelError(
+                    f"features are standardised city by city, and the cells of {name!r} are not "
+                    f"known (those of {', '.join(self.moments)} are); give its moments too."
+                )
+            mean, std = self.moments[name]
+            own[cities == name] = (values[cities == name] - mean) / std
         return own
 
 
 def fit_space(
     features: npt.NDArray[np.floating],
-    cities: npt.NDArray[np.object_],
+    cities: Cities,
     *,
     feature_names: Sequence[str],
     products: Sequence[str],
@@ -129,9 +135,7 @@ def fit_space(
         np.ones(len(feature_names)),
         moments=dict(moments or {}),
     )
-    values = np.empty(np.shape(features), np.float64)
-    for city in np.unique(cities):
-        values[cities == city] = bare.vectors(features[cities == city], str(city))
+    values = bare.vectors(features, cities)
     mean, std = values.mean(axis=0), values.std(axis=0)
     scale = np.sqrt(_weight_of_features(feature_names, weights or {})) / _deviations(mean, std)
     basis = None if pca is None else _components((values - mean) * scale, pca)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from lczcube.errors import ModelError
 from lczcube.lcz import N_CLASSES
 from lczcube.neighbours import DonorIndex, nearest_donors
-from lczcube.propagate.donors import Donors
+from lczcube.propagate.donors import Donors, Electorate
 
 Merge = Literal["pooled", "by_city"]
 
@@ -117,11 +117,9 @@ def cast_votes(
     return Votes(shares, distance[rows, nearest], index[rows, nearest])
 
 
-def electorates(donors: Donors, voting: Voting) -> list[npt.NDArray[np.intp]]:
-    """Positions of the donors among whom the k nearest groups are sought: all, or city by city."""
-    if voting.merge == "pooled":
-        return [np.arange(len(donors.lcz))]
-    return [np.flatnonzero(donors.city == city) for city in np.unique(donors.city)]
+def electorates(donors: Donors, voting: Voting) -> tuple[Electorate, ...]:
+    """The donors among whom the k nearest groups are sought: all, or city by city."""
+    return donors.pooled if voting.merge == "pooled" else donors.by_city
 
 
 def _neighbours(
@@ -129,23 +127,20 @@ def _neighbours(
 ) -> tuple[Float64, Int64]:
     """Where a graph finds fewer groups than k, the rest are infinitely far, and no vote."""
     found = []
-    for number, rows in enumerate(electorates(donors, voting)):
-        group = donors.group[rows]
-        k = min(voting.k, np.unique(group).size)
+    for number, one in enumerate(electorates(donors, voting)):
+        k = min(voting.k, one.n_groups)
         if indexes:
-            distance, index = indexes[number].query(vectors, k, group)
+            distance, index = indexes[number].query(vectors, k, one.group)
         else:
-            distance, index = nearest_donors(donors.vectors[rows], vectors, k, group)
-        found.append((distance, rows[index]))
+            distance, index = nearest_donors(one.vectors, vectors, k, one.group)
+        found.append((distance, one.rows[index]))
     distances, indices = zip(*found, strict=True)
     return np.concatenate(distances, axis=1), np.concatenate(indices, axis=1)
 
 
 def _class_factor(donors: Donors, balance: float) -> Float64:
     """float64, (18,): by code, the number of its groups to the power ``-balance``."""
-    pairs = np.unique(np.stack([donors.group, donors.lcz.astype(np.int64)]), axis=1)
-    n_groups = np.bincount(pairs[1], minlength=N_CLASSES + 1)
-    factor: Float64 = np.maximum(n_groups, 1).astype(np.float64) ** -balance
+    factor: Float64 = np.maximum(donors.groups_of_class, 1).astype(np.float64) ** -balance
     return factor
 
 
