@@ -13,11 +13,9 @@ import xarray as xr
 
 from lczcube.cube import GRID_ATTR
 from lczcube.errors import ModelError
-from lczcube.lcz import N_CLASSES, NODATA, cf_attrs, require_codes
+from lczcube.lcz import N_CLASSES, NODATA, require_codes
+from lczcube.models.maps import map_dataset, on_raster, shared
 from lczcube.models.meta import ModelMeta, require_classes, require_features
-from lczcube.probability import PERCENT_NODATA, quantise
-
-_N_LAYERS = 2 + N_CLASSES
 
 
 class TabularModel(Protocol):
@@ -166,71 +164,8 @@ def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
     require_features(model.meta, feature_names(features), products_of(features.attrs))
     values = features["features"].transpose("cell_y", "cell_x", "feature")
     covered = features["covered"].transpose("cell_y", "cell_x")
-    layers = _predicted_layers(model, values.data, covered.data)
-    return map_dataset(layers, covered, model.meta, grid_json=features.attrs.get(GRID_ATTR))
-
-
-def map_dataset(
-    layers: Any, like: xr.DataArray, meta: ModelMeta, *, grid_json: str | None
-) -> xr.Dataset:
-    """The Dataset of a map from its 19 stacked layers: lcz, confidence, 17 per cents.
-
-    Parameters
-    ----------
-    layers : numpy.ndarray or dask.array.Array
-        uint8, shape (19, y, x), as :func:`stacked_layers` gives.
-    like : xarray.DataArray
-        dims ``(y, x)`` of any name: gives dims and coordinates.
-    meta : ModelMeta
-        Of the model, for the attributes.
-    grid_json : str or None
-        The grid, as its attribute says; None leaves it out, and the map cannot be written then.
-
-    Returns
-    -------
-    xarray.Dataset
-        ``lcz``, ``confidence``, ``probability`` and the coordinates of ``like``.
-    """
-    y, x = like.dims
-    percent = {"units": "%", "valid_range": [0, 100]}
-    return xr.Dataset(
-        {
-            "lcz": ((y, x), layers[0], cf_attrs()),
-            "confidence": ((y, x), layers[1], {"long_name": "Probability of lcz"} | percent),
-            "probability": (
-                ("lcz_class", y, x),
-                layers[2:],
-                {"long_name": "Probability of each Local Climate Zone"} | percent,
-            ),
-        },
-        coords=dict(like.coords) | {"lcz_class": np.arange(1, N_CLASSES + 1, dtype=np.uint8)},
-        attrs={"model": meta.kind, "seed": meta.seed, "synthetic": int(meta.synthetic)}
-        | ({} if grid_json is None else {GRID_ATTR: grid_json}),
-    )
-
-
-def stacked_layers(
-    probability: npt.NDArray[np.float32], known: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.uint8]:
-    """Quantised probabilities laid out on a raster: lcz, confidence, 17 per cents.
-
-    Parameters
-    ----------
-    probability : numpy.ndarray
-        float32, shape (n, 17): one row per true pixel of ``known``, row by row.
-    known : numpy.ndarray
-        bool, shape (y, x).
-
-    Returns
-    -------
-    numpy.ndarray
-        uint8, shape (19, y, x); 0, 255 and 255 outside ``known``.
-    """
-    layers = np.full((_N_LAYERS, *known.shape), PERCENT_NODATA, np.uint8)
-    layers[0] = NODATA
-    lcz, confidence, percent = quantise(probability)
-    layers[0, known], layers[1, known], layers[2:, known] = lcz, confidence, percent.T
-    return layers
+    probability = _predicted(model, values.data, covered.data)
+    return map_dataset(probability, covered, model.meta, grid_json=features.attrs.get(GRID_ATTR))
 
 
 def file_fingerprint(*parts: bytes) -> str:
@@ -257,7 +192,8 @@ def _require_weights(weight: npt.NDArray[np.float32]) -> None:
         )
 
 
-def _predicted_layers(model: TabularModel, values: Any, covered: Any) -> Any:
+def _predicted(model: TabularModel, values: Any, covered: Any) -> Any:
+    """Probabilities, float32 (17, y, x), NaN where there is no data."""
     import dask.array as da
 
     if not isinstance(values, da.Array):
@@ -272,24 +208,17 @@ def _predicted_layers(model: TabularModel, values: Any, covered: Any) -> Any:
         covered,
         "yx",
         model=shared(model, model.fingerprint),
-        new_axes={"k": _N_LAYERS},
+        new_axes={"k": N_CLASSES},
         concatenate=True,
-        dtype=np.uint8,
-        meta=np.empty((0, 0, 0), np.uint8),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
     )
-
-
-def shared(value: object, fingerprint: str) -> Any:
-    """One object of a Dask graph that all its tasks refer to, named after its content."""
-    from dask.delayed import delayed
-
-    return delayed(value, name=f"model-{fingerprint}", traverse=False)
 
 
 def _predict_block(
     values: npt.NDArray[np.float32], covered: npt.NDArray[np.bool_], model: TabularModel
-) -> npt.NDArray[np.uint8]:
+) -> npt.NDArray[np.float32]:
     known = covered & ~np.isnan(values).all(axis=2)
     rows = np.ascontiguousarray(values[known], dtype=np.float32)
     empty = np.empty((0, N_CLASSES), np.float32)
-    return stacked_layers(model.probability(rows) if len(rows) else empty, known)
+    return on_raster(model.probability(rows) if len(rows) else empty, known)

@@ -17,6 +17,7 @@ from lczcube.grid import Grid
 from lczcube.lcz import N_CLASSES, NODATA, require_codes
 from lczcube.models.balance import balanced_weights
 from lczcube.models.extras import import_extra
+from lczcube.models.maps import map_dataset, on_raster, shared
 from lczcube.models.meta import (
     ModelMeta,
     read_meta,
@@ -25,13 +26,7 @@ from lczcube.models.meta import (
     scatter_classes,
     written_folder,
 )
-from lczcube.models.tabular import (
-    file_fingerprint,
-    map_dataset,
-    products_of,
-    shared,
-    stacked_layers,
-)
+from lczcube.models.tabular import file_fingerprint, products_of
 
 if TYPE_CHECKING:
     import torch
@@ -347,10 +342,10 @@ def predict_unet(
     require_features(model.meta, [str(band) for band in image["band"].to_numpy()], named)
     _require_image(image, grid, halo_px)
     _require_halo(model, halo_px)
-    layers = _predicted_layers(model, image, grid, halo_px)
+    probability = _predicted(model, image, grid, halo_px)
     inner = slice(halo_px, halo_px + grid.shape[0]), slice(halo_px, halo_px + grid.shape[1])
     like = image.isel(band=0, drop=True)[inner]
-    return map_dataset(layers, like, model.meta, grid_json=grid.to_json())
+    return map_dataset(probability, like, model.meta, grid_json=grid.to_json())
 
 
 def _require_parameters(parameters: UnetParameters) -> None:
@@ -702,11 +697,11 @@ def _require_finite(loss: float, parameters: UnetParameters) -> None:
         )
 
 
-def _predicted_layers(model: UnetModel, image: xr.DataArray, grid: Grid, halo_px: int) -> Any:
-    """The 19 layers of the map: one task a chunk, which sees its surroundings.
+def _predicted(model: UnetModel, image: xr.DataArray, grid: Grid, halo_px: int) -> Any:
+    """Probabilities, float32 (17, y, x), NaN where there is no data.
 
-    A chunk's surroundings are the context and up to ``2**depth - 1`` pixels more, from which the
-    task starts at a whole pooling block.
+    One task a chunk, which sees its surroundings: the context and up to ``2**depth - 1`` pixels
+    more, from which the task starts at a whole pooling block.
     """
     import dask.array as da
 
@@ -728,9 +723,9 @@ def _predicted_layers(model: UnetModel, image: xr.DataArray, grid: Grid, halo_px
         model=shared(model, model.fingerprint),
         starts=_starts(grid, sizes),
         margin=margin,
-        dtype=np.uint8,
-        chunks=((2 + N_CLASSES,), *sizes),
-        meta=np.empty((0, 0, 0), np.uint8),
+        dtype=np.float32,
+        chunks=((N_CLASSES,), *sizes),
+        meta=np.empty((0, 0, 0), np.float32),
     )
 
 
@@ -770,7 +765,7 @@ def _predict_block(
     starts: tuple[tuple[int, ...], ...],
     margin: int,
     block_id: tuple[int, ...],
-) -> UInt8:
+) -> Float32:
     step = 2**model.parameters.depth
     dropped = [-(starts[axis][block_id[axis + 1]] - margin) % step for axis in (0, 1)]
     ends = [
@@ -783,9 +778,9 @@ def _predict_block(
     aligned = image[:, dropped[0] : ends[0], dropped[1] : ends[1]]
     known = np.asarray(np.isfinite(aligned[:, *inner]).all(axis=0))
     if not known.any():
-        return stacked_layers(np.empty((0, N_CLASSES), np.float32), known)
+        return on_raster(np.empty((0, N_CLASSES), np.float32), known)
     seen = _probability(model, aligned)[*inner][known]
-    return stacked_layers(scatter_classes(seen, model.meta.classes), known)
+    return on_raster(scatter_classes(seen, model.meta.classes), known)
 
 
 def _probability(model: UnetModel, image: Float32) -> Float32:
