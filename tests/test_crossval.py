@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import xarray as xr
 
-from lczcube.crossval import Candidate, CrossValidation, Predicted, cross_validate
+from lczcube.crossval import Candidate, CrossValidation, cross_validate
 from lczcube.errors import ConfigError
 from lczcube.evaluate import compare_predictions, score
 from lczcube.grid import Grid
@@ -41,18 +41,24 @@ def made_samples() -> xr.Dataset:
 
 
 SAMPLES = made_samples()
-Predict = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], Predicted]
+Probabilities = npt.NDArray[np.float32]
+Predict = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], Probabilities]
+
+
+def one_hot(lcz: npt.NDArray[Any]) -> Probabilities:
+    return np.eye(17, dtype=np.float32)[lcz - 1]
 
 
 def right_for(share: float) -> Predict:
     """Right for that share of the samples, the same ones whatever the fold."""
 
-    def predict(train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int) -> Predicted:
+    def predict(
+        train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], seed: int
+    ) -> Probabilities:
         assert not {*train} & {*test}
         lcz = SAMPLES["lcz"].values[test]
         lucky = np.random.default_rng(0).random(SAMPLES.sizes["sample"])[test] < share
-        confidence = np.full(len(test), 0.75, np.float32)
-        return Predicted(np.where(lucky, lcz, 17).astype(np.uint8), confidence)
+        return np.float32(0.75) * one_hot(np.where(lucky, lcz, 17))
 
     return predict
 

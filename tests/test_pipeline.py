@@ -85,7 +85,7 @@ def test_a_second_run_changes_no_byte(
     before = digests(done)
     assert lczcube("run", city_file(world, '["xgb", "unet"]'), done) == 0
     assert digests(done) == before
-    assert capsys.readouterr().out.count("up to date") == 7
+    assert capsys.readouterr().out.count("up to date") == 8
 
 
 def test_a_map_covers_every_valid_pixel_and_no_other(done: Path, world: Path) -> None:

@@ -16,7 +16,7 @@ import xarray as xr
 
 from lczcube.cli import main
 from lczcube.config import read_config
-from lczcube.crossval import Candidate, Predicted, cross_validate
+from lczcube.crossval import Candidate, cross_validate
 from lczcube.errors import ConfigError, LabelError
 from lczcube.grid import Grid
 from lczcube.labels import RULES, split_labels
@@ -27,9 +27,9 @@ from lczcube.labels.samples import sample_frame
 from lczcube.pipeline import run_stages, stage_state
 from lczcube.runfolder import Run, open_run
 from lczcube.runrules import label_city_by_rules
-from lczcube.stages import STAGES
+from lczcube.stages import TO_PROPAGATE
 from lczcube.synth import World, write_world
-from lczcube.training import CityData, training_area
+from lczcube.trainingdata import CityData, training_area
 from tests.conftest import PROJECT
 
 CITY = "synthetic_north"
@@ -172,7 +172,7 @@ def test_another_table_makes_samples_anew_and_leaves_the_catalog(
     done: Run, world: World, rules: str
 ) -> None:
     changed = open_run(done.folder, city_file(world, "changed", rules))
-    states = [stage_state(changed, stage) for stage in STAGES[:3]]
+    states = [stage_state(changed, stage) for stage in TO_PROPAGATE[:3]]
     assert states == ["up to date", "up to date", "out of date"]
 
 
@@ -318,9 +318,11 @@ def test_cross_validation_measures_the_leak_of_cells_by_rule() -> None:
     samples = xr.Dataset(data, attrs={"unit": "patch"})
     seen: list[npt.NDArray[np.intp]] = []
 
-    def predict(train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], _: int) -> Predicted:
+    def predict(
+        train: npt.NDArray[np.intp], test: npt.NDArray[np.intp], _: int
+    ) -> npt.NDArray[np.float32]:
         seen.append(train)
-        return Predicted(frame["lcz"].to_numpy()[test], np.ones(len(test), np.float32))
+        return np.eye(17, dtype=np.float32)[frame["lcz"].to_numpy()[test] - 1]
 
     result = cross_validate(
         samples,

@@ -369,10 +369,39 @@ def _stage_command(name: str, summary: str) -> None:
 for _name, _summary in (
     ("aggregate", "Features per cell, and of every label."),
     ("propagate", "Pseudo-labels from the nearest labelled features."),
-    ("train", "Fit the models on labels and pseudo-labels."),
     ("predict", "Write the maps: Zarr and PNG."),
 ):
     _stage_command(_name, _summary)
+
+
+@app.command
+def train(
+    folder: Path, /, *models: str, config: Path | None = None, options: Options | None = None
+) -> None:
+    """Fit the models of a run, with what models like them say of held-out labels.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    models
+        Kinds of models: xgb, unet, forest, knn; also such as [run] models does not name. Default:
+        those of [run] models.
+    config
+        City file; default: the one the folder was made with.
+    """
+    from typing import get_args
+
+    from lczcube.config import ModelKind
+    from lczcube.errors import ConfigError
+
+    unknown = [kind for kind in models if kind not in get_args(ModelKind)]
+    if unknown:
+        raise ConfigError(
+            f"model {unknown[0]!r} is unknown; a run trains {', '.join(get_args(ModelKind))}."
+        )
+    names = [f"train {kind}" for kind in models] or ["train"]
+    _stages(names, folder, config, options or Options())
 
 
 @app.command

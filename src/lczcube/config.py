@@ -232,6 +232,10 @@ class RulesTable(Table):
         return self
 
 
+ModelKind = Literal["xgb", "unet", "forest", "knn"]
+"""Kinds of models that a run can train and keep."""
+
+
 class RunTable(Table):
     """The ``[run]`` table: what is trained on what, and how it is scored.
 
@@ -254,8 +258,12 @@ class RunTable(Table):
         Number of folds, and of seeds (``seed`` … ``seed + repeats - 1``).
     seed : int
         Seed of everything random.
-    models, baselines : tuple of str
-        Models that give maps, and models that are only scored.
+    models : tuple of str
+        Kinds of models that are trained and kept: ``xgb``, ``forest``, ``knn`` on features,
+        ``unet`` on pixels. The first on features makes the map ``cells``, the first on pixels the
+        map ``pixels``.
+    baselines : tuple of str
+        Kinds that are only scored; also ``forest_pixels``, a forest on the bare centre pixel.
     stats : tuple of str
         Statistics of a window: ``mean``, ``std``, ``max``, ``min``, quantiles (``q95``), shares of
         a class (``f11``).
@@ -276,12 +284,11 @@ class RunTable(Table):
     folds: Annotated[int, Field(ge=2)] = 5
     repeats: Count = 1
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    models: Annotated[tuple[Literal["xgb", "unet"], ...], Field(min_length=1, strict=False)] = (
-        "xgb",
+    models: Annotated[tuple[ModelKind, ...], Field(min_length=1, strict=False)] = ("xgb",)
+    baselines: Annotated[tuple[ModelKind | Literal["forest_pixels"], ...], Field(strict=False)] = (
+        "forest",
+        "forest_pixels",
     )
-    baselines: Annotated[
-        tuple[Literal["forest", "forest_pixels", "knn"], ...], Field(strict=False)
-    ] = ("forest", "forest_pixels")
     stats: Annotated[tuple[Statistic, ...], Field(min_length=1, strict=False)] = (
         "mean",
         "std",

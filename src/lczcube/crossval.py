@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,27 +16,37 @@ from lczcube.grid import Grid
 from lczcube.labels import LeakageReport, Roles, Split, leakage_report, split_labels
 from lczcube.labels.samples import sample_frame, sample_squares
 from lczcube.labels.splits import UNUSED, Method
-from lczcube.lcz import NODATA
+from lczcube.lcz import N_CLASSES
 from lczcube.predictions import COLUMNS
+from lczcube.probability import winners
 
 
-class Predicted(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Predicted:
     """What a model says of samples.
 
     Attributes
     ----------
-    lcz : numpy.ndarray
-        uint8, shape (n,), 0 for no prediction.
-    confidence : numpy.ndarray
-        float32, shape (n,): probability of that class, 0-1; anything where ``lcz`` is 0.
+    probability : numpy.ndarray
+        float32 in [0, 1], shape (n, 17): of codes 1-17; a row of NaN for no prediction.
     """
 
-    lcz: npt.NDArray[np.uint8]
-    confidence: npt.NDArray[np.float32]
+    probability: npt.NDArray[np.float32]
+
+    @cached_property
+    def lcz(self) -> npt.NDArray[np.uint8]:
+        """uint8, shape (n,): the most probable code, 0 for no prediction."""
+        return winners(self.probability)
+
+    @cached_property
+    def confidence(self) -> npt.NDArray[np.float32]:
+        """float32, shape (n,): probability of that code, 0 for no prediction."""
+        best: npt.NDArray[np.float32] = self.probability.max(axis=1)
+        return np.nan_to_num(best)
 
 
-Predictor = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], Predicted]
-"""``(train, test, seed)``, positions of samples, gives what is predicted of the test samples."""
+Predictor = Callable[[npt.NDArray[np.intp], npt.NDArray[np.intp], int], npt.NDArray[np.float32]]
+"""``(train, test, seed)``, positions of samples, gives the probabilities of the test samples."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +61,14 @@ class Candidate:
         Fits on the training samples and predicts the test samples.
     repeats : int
         Seeds it is run with; 0 for all.
+    known : mapping of int to Predicted
+        By seed: what it says of all samples, where that was worked out before on the same folds.
     """
 
     name: str
     predict: Predictor
     repeats: int = 0
+    known: Mapping[int, Predicted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +161,9 @@ def cross_validate(
         )
         for seed in seeds
     ]
-    out_of_fold = {
+    predicted = {
         candidate.name: [
-            _out_of_fold(candidate, split, len(frame), progress)
+            _predicted(candidate, split, len(frame), progress)
             for split in splits[: candidate.repeats or len(splits)]
         ]
         for candidate in candidates
@@ -157,19 +171,19 @@ def cross_validate(
     evaluation = _Evaluation(frame, splits, samples.attrs["unit"], _leakage(samples, splits, grids))
     cities = sorted(set(frame["city"])) if frame["city"].nunique() > 1 else []
     return CrossValidation(
-        scores={name: evaluation.score(found) for name, found in out_of_fold.items()},
-        comparisons=evaluation.compare_first(out_of_fold),
+        scores={name: evaluation.score(found) for name, found in predicted.items()},
+        comparisons=evaluation.compare_first(predicted),
         per_city={
-            city: {name: evaluation.score(found, city) for name, found in out_of_fold.items()}
+            city: {name: evaluation.score(found, city) for name, found in predicted.items()}
             for city in cities
             if evaluation.has(city)
         },
-        per_seed={name: evaluation.per_seed(found) for name, found in out_of_fold.items()},
+        per_seed={name: evaluation.per_seed(found) for name, found in predicted.items()},
         warnings=(
             *dict.fromkeys(w for split in splits for w in split.warnings),
             *_leak_of_unused(samples, splits[0], grids),
         ),
-        predictions=evaluation.predictions(out_of_fold),
+        predictions=evaluation.predictions(predicted),
     )
 
 
@@ -220,12 +234,12 @@ class _Evaluation:
         )
         return tuple(scores.repeats[0] for scores in alone)
 
-    def compare_first(self, out_of_fold: Mapping[str, Predictions]) -> tuple[Comparison, ...]:
+    def compare_first(self, predicted: Mapping[str, Predictions]) -> tuple[Comparison, ...]:
         """The first candidate against each other one, on the seeds that both were run with."""
-        first, *others = out_of_fold
-        return tuple(self._compare(first, other, out_of_fold) for other in others)
+        first, *others = predicted
+        return tuple(self._compare(first, other, predicted) for other in others)
 
-    def predictions(self, out_of_fold: Mapping[str, Predictions]) -> pd.DataFrame:
+    def predictions(self, predicted: Mapping[str, Predictions]) -> pd.DataFrame:
         """The rows that the scores are of."""
         parts = self._rows_of_splits(None)
         trained_on = [
@@ -240,9 +254,9 @@ class _Evaluation:
                 model=name,
                 seed=split.seed,
                 lcz_predicted=one.lcz[rows],
-                confidence=np.where(one.lcz[rows] == NODATA, np.float32(0), one.confidence[rows]),
+                confidence=one.confidence[rows],
             )
-            for name, found in out_of_fold.items()
+            for name, found in predicted.items()
             for one, split, rows, digests in zip(
                 found, self.splits, parts, trained_on, strict=False
             )
@@ -253,13 +267,13 @@ class _Evaluation:
     def has(self, city: str) -> bool:
         return bool(self._rows(1, city).size)
 
-    def _compare(self, a: str, b: str, out_of_fold: Mapping[str, Predictions]) -> Comparison:
-        n = min(len(out_of_fold[a]), len(out_of_fold[b]))
+    def _compare(self, a: str, b: str, predicted: Mapping[str, Predictions]) -> Comparison:
+        n = min(len(predicted[a]), len(predicted[b]))
         rows = self._rows(n, None)
         found = compare(
             self.frame["lcz"].to_numpy()[rows],
-            self._taken([one.lcz for one in out_of_fold[a][:n]], None),
-            self._taken([one.lcz for one in out_of_fold[b][:n]], None),
+            self._taken([one.lcz for one in predicted[a][:n]], None),
+            self._taken([one.lcz for one in predicted[b][:n]], None),
             groups=self.frame["group"].to_numpy()[rows],
             seed=self.splits[0].seed,
             names=(a, b),
@@ -293,16 +307,37 @@ class _Evaluation:
         return np.stack([v[parts[0]] for v in values])
 
 
-def _out_of_fold(
+def out_of_fold(
+    predict: Predictor, split: Split, n_samples: int, told: Callable[[int], None] = lambda _: None
+) -> Predicted:
+    """What models that have not seen them say of all samples that a split evaluates.
+
+    Parameters
+    ----------
+    predict : Predictor
+        Fits on the training samples of a fold and predicts its test samples.
+    split : Split
+        Folds of the samples.
+    n_samples : int
+        Number of samples.
+    told : callable
+        Called with the number of every fold.
+    """
+    probability = np.full((n_samples, N_CLASSES), np.nan, np.float32)
+    for fold in range(split.n_folds):
+        told(fold)
+        train, test = split.train_test(fold)
+        probability[test] = predict(train, test, split.seed)
+    return Predicted(probability)
+
+
+def _predicted(
     candidate: Candidate, split: Split, n_samples: int, progress: Callable[[str], None]
 ) -> Predicted:
+    if split.seed in candidate.known:
+        return candidate.known[split.seed]
     progress(f"evaluate: {candidate.name}, seed {split.seed}")
-    found = Predicted(np.full(n_samples, NODATA, np.uint8), np.zeros(n_samples, np.float32))
-    for fold in range(split.n_folds):
-        train, test = split.train_test(fold)
-        found.lcz[test], confidence = candidate.predict(train, test, split.seed)
-        found.confidence[test] = np.nan_to_num(confidence)
-    return found
+    return out_of_fold(candidate.predict, split, n_samples)
 
 
 def _digests(frame: pd.DataFrame, split: Split) -> list[str]:

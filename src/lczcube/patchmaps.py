@@ -12,8 +12,8 @@ import xarray as xr
 
 from lczcube.errors import GridMismatchError, LabelError
 from lczcube.grid import LATTICE_TOLERANCE_PX
-from lczcube.lcz import N_CLASSES, NODATA
-from lczcube.probability import PERCENT_NODATA, TIE
+from lczcube.lcz import N_CLASSES
+from lczcube.probability import PERCENT_NODATA, winners
 
 STRIP_BYTES = 64 << 20
 """Most per cents that are held at once, unless one patch has more."""
@@ -21,8 +21,51 @@ STRIP_BYTES = 64 << 20
 Indices = npt.NDArray[np.int64]
 
 
+class PatchProbabilities(NamedTuple):
+    """What a pixel map says of squares.
+
+    Attributes
+    ----------
+    probability : numpy.ndarray
+        float32, shape (n, 17): mean over the mapped pixels; NaN where none is.
+    mapped_fraction : numpy.ndarray
+        float32, shape (n,): share of the square's pixels that are mapped.
+    """
+
+    probability: npt.NDArray[np.float32]
+    mapped_fraction: npt.NDArray[np.float32]
+
+
 def lcz_of_patches(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> pd.DataFrame:
     """The zone that a pixel map gives each square: that of the highest mean probability.
+
+    Parameters
+    ----------
+    maps, patches
+        As :func:`patch_probabilities` takes them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With the index of ``patches``: ``lcz`` uint8, 0 where no pixel of the square is mapped;
+        ``confidence`` float32, the mean probability of that class, 0-1, NaN where ``lcz`` is 0;
+        ``mapped_fraction`` float32, share of the square's pixels that are mapped.
+
+    Notes
+    -----
+    Of classes within 1e-6 of the best the lowest code is taken.
+    """
+    said = patch_probabilities(maps, patches)
+    columns = {
+        "lcz": winners(said.probability),
+        "confidence": said.probability.max(axis=1),
+        "mapped_fraction": said.mapped_fraction,
+    }
+    return pd.DataFrame(columns, index=patches.index)
+
+
+def patch_probabilities(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> PatchProbabilities:
+    """Mean probabilities of a pixel map over squares.
 
     Parameters
     ----------
@@ -32,13 +75,6 @@ def lcz_of_patches(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> pd.DataFrame:
         with NaN. Coordinates ``x``, ``y`` of pixel centres, north-up.
     patches : geopandas.GeoDataFrame
         Upright squares in the map's CRS.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With the index of ``patches``: ``lcz`` uint8, 0 where no pixel of the square is mapped;
-        ``confidence`` float32, the mean probability of that class, 0-1, NaN where ``lcz`` is 0;
-        ``mapped_fraction`` float32, share of the square's pixels that are mapped.
 
     Raises
     ------
@@ -50,22 +86,22 @@ def lcz_of_patches(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> pd.DataFrame:
     Notes
     -----
     A square is that of the nearest pixel edges, as in :func:`lczcube.aggregate_patches`: 320 m at
-    10 m are 32 x 32 pixels wherever it lies. Means are over mapped pixels; of classes within 1e-6
-    of the best the lowest code is taken. Reads the rows that hold patches, a strip at a time.
+    10 m are 32 x 32 pixels wherever it lies. Reads the rows that hold patches, a strip at a time.
     """
     lattice = _lattice(maps)
     boxes = _boxes(patches, lattice)
     probability = _class_first(maps["probability"])
-    lcz = np.full(len(patches), NODATA, np.uint8)
-    confidence = np.full(len(patches), np.nan, np.float32)
+    mean = np.full((len(patches), N_CLASSES), np.nan, np.float32)
     mapped_fraction = np.zeros(len(patches), np.float32)
     for members, top, bottom in _strips(boxes, probability):
         strip = _shares(probability[:, top:bottom].to_numpy())
         for i in members.tolist():
-            lcz[i], confidence[i], n_mapped = _vote(strip[:, *boxes.within(i, top)])
-            mapped_fraction[i] = n_mapped / boxes.n_px(i)
-    columns = {"lcz": lcz, "confidence": confidence, "mapped_fraction": mapped_fraction}
-    return pd.DataFrame(columns, index=patches.index)
+            square = strip[:, *boxes.within(i, top)]
+            mapped = np.isfinite(square[0])
+            mapped_fraction[i] = np.count_nonzero(mapped) / boxes.n_px(i)
+            if mapped.any():
+                mean[i] = square[:, mapped].mean(axis=1, dtype=np.float64)
+    return PatchProbabilities(mean, mapped_fraction)
 
 
 class _Lattice(NamedTuple):
@@ -161,13 +197,3 @@ def _shares(stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         return stored.astype(np.float32)
     percent = stored.astype(np.float32)
     return np.where(stored == PERCENT_NODATA, np.float32(np.nan), percent / np.float32(100))
-
-
-def _vote(square: npt.NDArray[np.float32]) -> tuple[int, float, int]:
-    """Class and mean probability of a square, and how many of its pixels are mapped."""
-    mapped = np.isfinite(square[0])
-    if not mapped.any():
-        return NODATA, float("nan"), 0
-    means = square[:, mapped].mean(axis=1, dtype=np.float64)
-    best = int(np.argmax(means >= means.max() - TIE))
-    return best + 1, float(means[best]), int(mapped.sum())

@@ -6,9 +6,9 @@ whose fingerprint stands and whose files are there is up to date and does nothin
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import dask.array
 import pandas as pd
@@ -27,17 +27,14 @@ from lczcube.rundonors import RunDonors
 from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
 from lczcube.stages import (
-    STAGES,
     Stage,
     ai_derived_lines,
     require_cube_fits,
     score_by_protocol,
     scored_path,
+    stages_of,
 )
 from lczcube.windows import aggregate
-
-AGGREGATE = [stage.name for stage in STAGES].index("aggregate")
-"""Position of the stage that leaves features and samples."""
 
 
 def run_stages(
@@ -50,7 +47,8 @@ def run_stages(
     run : Run
         City file and folder.
     names : sequence of str, optional
-        Some of :data:`STAGES`; default all. Stages before them must be up to date.
+        Commands, such as ``predict``, or names of stages, such as ``train forest``; default all of
+        the run. Stages that they read must be up to date, or named too.
     overwrite : bool
         Do the named stages again even when they are up to date.
 
@@ -62,18 +60,41 @@ def run_stages(
     Raises
     ------
     StageError
-        If an earlier stage is missing or out of date.
+        If a stage that a named one reads is missing or out of date.
     """
-    wanted = [stage.name for stage in STAGES] if names is None else list(names)
+    stages = stages_of(run, _kinds_of(names or ()))
+    named = [s for s in stages if names is None or s.name in names or s.command in names]
     reports = []
-    for stage in STAGES:
-        state = "missing" if overwrite and stage.name in wanted else stage_state(run, stage)
-        if stage.name in wanted:
-            reports.append(_do(run, stage) if state != "up to date" else _nothing(stage))
-            wanted.remove(stage.name)
-        elif wanted and state != "up to date":
-            _raise_not_ready(run, f"stage {wanted[0]!r}", stage, state)
+    for stage in named:
+        state = "missing" if overwrite else stage_state(run, stage)
+        if state == "up to date":
+            reports.append(StepReport(stage.name, state, 0.0))
+            continue
+        for before in _stages_before(run, stage):
+            _require_state(run, before, f"stage {stage.name!r}")
+        reports.append(_do(run, stage))
     return reports
+
+
+def _kinds_of(names: Sequence[str]) -> list[str]:
+    """Kinds of models in names such as ``train forest``."""
+    return [
+        kind
+        for command, _, kind in (n.partition(" ") for n in names)
+        if command == "train" and kind
+    ]
+
+
+def _stages_before(run: Run, stage: Stage) -> list[Stage]:
+    """The stages that a stage reads, and those that they read, first ones first."""
+    stages = {s.name: s for s in stages_of(run)}
+    read = {name for name in stage.after for name in (*_names_before(stages, name), name)}
+    return [s for s in stages.values() if s.name in read]
+
+
+def _names_before(stages: Mapping[str, Stage], name: str) -> set[str]:
+    after = stages[name].after
+    return {*after, *(far for near in after for far in _names_before(stages, near))}
 
 
 def score_run(run: Run, protocol: str) -> str:
@@ -204,19 +225,19 @@ def audit_donors(run: Run) -> str:
 
 
 def _require_up_to_date(run: Run, last: str, what: str) -> None:
-    for stage in STAGES:
-        state = stage_state(run, stage)
-        if state != "up to date":
-            _raise_not_ready(run, what, stage, state)
-        if stage.name == last:
-            return
+    stage = next(stage for stage in stages_of(run) if stage.name == last)
+    for one in (*_stages_before(run, stage), stage):
+        _require_state(run, one, what)
 
 
-def _raise_not_ready(run: Run, what: str, stage: Stage, state: str) -> NoReturn:
-    raise StageError(
-        f"{what} needs {stage.name!r}, which is {state} in {run.folder}; "
-        f"run `lczcube {stage.name} {run.folder}` first, or `lczcube run`."
-    )
+def _require_state(run: Run, stage: Stage, what: str) -> None:
+    """Raise unless a stage that something needs is up to date."""
+    state = stage_state(run, stage)
+    if state != "up to date":
+        raise StageError(
+            f"{what} needs {stage.name!r}, which is {state} in {run.folder}; "
+            f"run `lczcube {stage.command} {run.folder}` first, or `lczcube run`."
+        )
 
 
 def stage_state(run: Run, stage: Stage) -> str:
@@ -235,13 +256,14 @@ def plan(run: Run) -> str:
     MemoryBudgetError
         If the projected peak is over the memory budget.
     """
-    lines = [f"{stage.name:14} {stage_state(run, stage)}" for stage in STAGES]
-    if stage_state(run, STAGES[0]) == "missing":
+    states = {stage.name: stage_state(run, stage) for stage in stages_of(run)}
+    lines = [f"{name:14} {state}" for name, state in states.items()]
+    if states["build-catalog"] == "missing":
         known = "grids and tasks are known once build-catalog is done"
         return "\n".join([*lines, f"{known}; `lczcube build-catalog --dry-run` lists the files"])
     from dask.utils import format_bytes
 
-    has_samples = stage_state(run, STAGES[AGGREGATE]) == "up to date"
+    has_samples = states["aggregate"] == "up to date"
     for city in run.cities:
         cube = run.cube(city)
         rows, columns = grid_of(cube).shape
@@ -286,19 +308,14 @@ def _do(run: Run, stage: Stage) -> StepReport:
     return StepReport(stage.name, "done", timing.seconds, summary)
 
 
-def _nothing(stage: Stage) -> StepReport:
-    return StepReport(stage.name, "up to date", 0.0)
-
-
 def _fingerprint(run: Run, stage: Stage) -> str:
-    position = STAGES.index(stage)
-    before = _read_records(run).get(STAGES[position - 1].name, {}) if position else {}
+    records = _read_records(run)
     return _digest_of(
         {
             "version": __version__,
             "stage": stage.name,
             "settings": stage.settings(run),
-            "before": before.get("result", ""),
+            "before": {name: records.get(name, {}).get("result", "") for name in stage.after},
         }
     )
 
@@ -309,10 +326,15 @@ def _fingerprint_of_protocol(run: Run, protocol: ScoreProtocol) -> str:
         {
             "version": __version__,
             "protocol": asdict(protocol),
-            "settings": [stage.settings(run) for stage in STAGES[AGGREGATE + 1 :]],
+            "settings": [stage.settings(run) for stage in stages_of(run) if _is_scored(stage)],
             "before": _read_records(run)["aggregate"]["result"],
         }
     )
+
+
+def _is_scored(stage: Stage) -> bool:
+    """Whether the scores of a protocol depend on the settings of a stage."""
+    return stage.command in ("train", "evaluate")
 
 
 def _record_name(protocol: ScoreProtocol) -> str:

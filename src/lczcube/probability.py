@@ -48,17 +48,30 @@ def quantise(
     >>> int(lcz), int(confidence), int(percent[1])
     (6, 60, 40)
     """
+    lcz = winners(probability)
+    known = lcz != NODATA
+    rounded = np.rint(np.where(known[..., None], probability, np.float32(0)) * 100).astype(np.uint8)
+    index = np.maximum(lcz, 1)[..., None] - np.uint8(1)
+    winner = np.take_along_axis(rounded, index, axis=-1)[..., 0]
+    confidence = np.where(known, winner, np.uint8(PERCENT_NODATA))
+    percent = np.where(known[..., None], rounded, np.uint8(PERCENT_NODATA))
+    return lcz, confidence, percent
+
+
+def winners(probability: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """The most probable code, uint8, shape (...), of probabilities as :func:`quantise` takes them.
+
+    Raises
+    ------
+    ModelError
+        If the last axis does not hold 17 classes.
+    """
     _require_classes(probability.shape)
     known = np.asarray(~np.isnan(probability).any(axis=-1))
     clean = np.where(known[..., None], probability, np.float32(0))
     best = clean.max(axis=-1, keepdims=True)
     index = np.argmax(clean >= best - np.float32(TIE), axis=-1)
-    rounded = np.rint(clean * 100).astype(np.uint8)
-    winner = np.take_along_axis(rounded, index[..., None], axis=-1)[..., 0]
-    lcz = np.where(known, index + 1, NODATA).astype(np.uint8)
-    confidence = np.where(known, winner, np.uint8(PERCENT_NODATA))
-    percent = np.where(known[..., None], rounded, np.uint8(PERCENT_NODATA))
-    return lcz, confidence, percent
+    return np.where(known, index + 1, NODATA).astype(np.uint8)
 
 
 def _require_classes(shape: tuple[int, ...]) -> None:

@@ -45,7 +45,7 @@ from lczcube.propagate.cuts import HALF_PERCENT
 from lczcube.rundonors import RunDonors
 from lczcube.runfolder import Run, write_json
 from lczcube.tables import plain
-from lczcube.training import roles_of
+from lczcube.trainingdata import roles_of
 
 Float64 = npt.NDArray[np.float64]
 

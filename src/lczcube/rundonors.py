@@ -26,7 +26,7 @@ from lczcube.neighbours import (
 from lczcube.products import open_features
 from lczcube.propagate import Donors, Moments, city_moments
 from lczcube.runfolder import Run
-from lczcube.training import training_rows
+from lczcube.trainingdata import training_rows
 from lczcube.windows import layer_of_feature
 
 INDEXES = ".donors"

@@ -14,7 +14,7 @@ from lczcube.catalog import Catalog, open_catalog
 from lczcube.config import CityFile, RunTable, read_config
 from lczcube.cube import open_cube, shared_inputs
 from lczcube.cubestore import is_stored, open_stored_cube, stored_halo_px
-from lczcube.errors import CatalogError, ConfigError, StoreError
+from lczcube.errors import CatalogError, ConfigError, LabelError, StoreError
 from lczcube.grid import Grid
 from lczcube.labels import read_labels
 from lczcube.labels.samples import read_samples
@@ -24,7 +24,7 @@ from lczcube.products import open_features
 from lczcube.runtime import Progress
 from lczcube.sources import find_files
 from lczcube.sources.files import expand_hrefs, is_remote
-from lczcube.training import CityData
+from lczcube.trainingdata import CityData, TrainingData
 
 RUN_FILE = "run.json"
 CUBE_STORE = "cube.zarr"
@@ -177,6 +177,28 @@ class Run:
             labels=self.labels(city),
             pseudo_labels=gpd.read_parquet(self.path(city, "pseudo_labels.parquet")),
             rule_labels=self.rule_labels(city),
+        )
+
+    def training_data(self) -> TrainingData:
+        """What the models of the run learn from.
+
+        Raises
+        ------
+        LabelError
+            If no city has a sample.
+        """
+        parts = self.samples()
+        if not parts:
+            raise LabelError(
+                f"no city of {self.folder} has a labelled sample; check labels and bbox of the "
+                "cities, and run `lczcube aggregate` again."
+            )
+        return TrainingData(
+            config=self.config,
+            parts=parts,
+            city=self.data,
+            pixel_parts=self.samples("pixels.parquet"),
+            n_threads=self.n_threads,
         )
 
 

@@ -21,7 +21,7 @@ from lczcube.labels.rule_samples import keep_alike, keep_beside
 from lczcube.labels.rules import COUNTS
 from lczcube.labels.splits import rows_of_roles
 from lczcube.runfolder import RULE_LABELS, Run
-from lczcube.training import roles_of
+from lczcube.trainingdata import roles_of
 
 ROLES = {"donors", "evaluate_on"}
 """Keys of a city that say what the publisher's splits are for."""

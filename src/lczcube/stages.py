@@ -18,7 +18,7 @@ from lczcube.errors import LabelError, SourceError
 from lczcube.evaluate import comparisons_table, scores_table
 from lczcube.labels.rule_samples import join_rules
 from lczcube.labels.samples import build_samples, n_labelled, read_pixels, write_samples
-from lczcube.models import context_px
+from lczcube.learners import reach_px
 from lczcube.predictions import write_predictions
 from lczcube.products import open_features, open_product, write_map_png, write_product
 from lczcube.protocols import ScoreProtocol, spread_table
@@ -36,18 +36,23 @@ from lczcube.runrules import (
     write_rule_labels,
 )
 from lczcube.runtime import memory_budget_bytes, require_memory
-from lczcube.training import (
-    cross_validate_models,
-    fit_models,
-    predict_maps,
-    unet_parameters,
-)
+from lczcube.training import cross_validate_models, mapped_models, predict_maps, train_model
 from lczcube.windows import aggregate, projected_peak_bytes
 
 PLACES: dict[str, Any] = {"cities": {"__all__": {"bbox", "crs"}}}
 SETTINGS = {"run", "grid", "propagate", "xgb", "unet"}
 
-MAP_TITLES = {"cells": "XGBoost on windows", "pixels": "U-Net on pixels"}
+MODELS = "models"
+"""Folder of a run's models."""
+
+MAP_TITLES = {
+    "xgb": "XGBoost on windows",
+    "forest": "Random forest on windows",
+    "knn": "Nearest neighbours on windows",
+    "linear": "Linear model on windows",
+    "patch": "Patch network",
+    "unet": "U-Net on pixels",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class Stage:
     Attributes
     ----------
     name : str
-        Also the command.
+        The command, and for ``train`` the kind of model.
+    after : tuple of str
+        Names of the stages whose results it reads.
     settings : callable
         JSON values that its result depends on.
     outputs : callable
@@ -67,9 +74,15 @@ class Stage:
     """
 
     name: str
+    after: tuple[str, ...]
     settings: Callable[[Run], Any]
     outputs: Callable[[Run], list[Path]]
     compute: Callable[[Run], str]
+
+    @property
+    def command(self) -> str:
+        """The command that does it."""
+        return self.name.split()[0]
 
 
 def require_cube_fits(run: Run, cube: xr.Dataset) -> int:
@@ -129,10 +142,7 @@ def write_cubes(run: Run, *, overwrite: bool = False) -> str:
 
 def _reach_px(run: Run, city: str) -> int:
     """Pixels past the grid that windows and models of a run look at."""
-    reach = run.grids[city].halo_px
-    if "unet" in run.table.models:
-        reach = max(reach, context_px(unet_parameters(run.config)))
-    return reach
+    return max(run.grids[city].halo_px, reach_px(run.config))
 
 
 def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
@@ -218,22 +228,10 @@ def _propagate(run: Run) -> str:
     return "; ".join(lines)
 
 
-def _train(run: Run) -> str:
-    counts = fit_models(
-        run.config,
-        run.samples(),
-        run.data,
-        run.folder / "models",
-        n_threads=run.n_threads,
-        progress=run.progress,
-    )
-    return ", ".join(f"{name} on {n} samples" for name, n in counts.items())
-
-
 def _predict(run: Run) -> str:
     for city in run.cities:
         run.progress(f"predict: {city}")
-        maps = predict_maps(run.config, run.data(city), run.folder / "models")
+        maps = predict_maps(run.config, run.data(city), run.folder / MODELS)
         store = run.path(city, "lcz.zarr")
         write_product(maps, store, attrs=_manifest(run), overwrite=True)
         _draw(run, city, {name: open_product(store, name) for name in maps})
@@ -241,8 +239,10 @@ def _predict(run: Run) -> str:
 
 
 def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
+    kinds = mapped_models(run.config)
     panels = {
-        f"{MAP_TITLES[name]}, {abs(float(m.x[1] - m.x[0])):g} m": m for name, m in maps.items()
+        f"{MAP_TITLES[kinds[name]]}, {abs(float(m.x[1] - m.x[0])):g} m": m
+        for name, m in maps.items()
     }
     synthetic = _manifest(run)["synthetic"]
     years = {run.table.year} if run.table.year else _years(run)
@@ -318,13 +318,7 @@ def score_by_protocol(run: Run, protocol: ScoreProtocol) -> str:
 
 def _cross_validate(run: Run, protocol: ScoreProtocol | None) -> CrossValidation:
     return cross_validate_models(
-        run.config,
-        run.samples(),
-        run.samples("pixels.parquet"),
-        run.data,
-        n_threads=run.n_threads,
-        progress=run.progress,
-        protocol=protocol,
+        run.training_data(), run.folder / MODELS, progress=run.progress, protocol=protocol
     )
 
 
@@ -371,9 +365,45 @@ def _in_cities(*names: str) -> Callable[[Run], list[Path]]:
     return lambda run: [run.path(city, name) for city in run.cities for name in names]
 
 
-STAGES: tuple[Stage, ...] = (
+def stages_of(run: Run, kinds: Sequence[str] = ()) -> tuple[Stage, ...]:
+    """The stages of a run, each after those that it reads.
+
+    Parameters
+    ----------
+    run : Run
+        City file and folder.
+    kinds : sequence of str
+        Kinds of models to train beside those of ``[run] models``.
+    """
+    own = tuple(_trains(kind) for kind in run.table.models)
+    others = tuple(_trains(kind) for kind in kinds if kind not in run.table.models)
+    mapped = tuple(f"train {kind}" for kind in mapped_models(run.config).values())
+    return (
+        *TO_PROPAGATE,
+        *own,
+        *others,
+        Stage("predict", mapped, lambda _: {}, _in_cities("lcz.zarr", "lcz.png"), _predict),
+        Stage(
+            "evaluate",
+            tuple(stage.name for stage in own),
+            lambda run: {
+                "folds": run.table.folds,
+                "repeats": run.table.repeats,
+                "baselines": run.table.baselines,
+            },
+            lambda run: [
+                scored_path(run, name)
+                for name in ("scores.json", "scores.md", "predictions.parquet")
+            ],
+            _evaluate,
+        ),
+    )
+
+
+TO_PROPAGATE: tuple[Stage, ...] = (
     Stage(
         "build-catalog",
+        (),
         lambda run: [
             run.config.model_dump(mode="json", include={"id": True, "inputs": True, **PLACES}),
             run.input_stats(),
@@ -383,6 +413,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "cube",
+        ("build-catalog",),
         lambda run: (
             run.config.model_dump(mode="json", include={"grid": True, **PLACES})
             | run.table.model_dump(
@@ -394,10 +425,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "aggregate",
+        ("cube",),
         lambda run: {
             "labels": run.table.labels,
             "stats": run.table.stats,
-            "baselines": run.table.baselines,
+            "pixels": "forest_pixels" in run.table.baselines,
             **rule_settings(run),
         },
         lambda run: [
@@ -409,6 +441,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "propagate",
+        ("aggregate",),
         lambda run: [
             run.config.propagate.model_dump(mode="json"),
             run.table.split,
@@ -417,28 +450,24 @@ STAGES: tuple[Stage, ...] = (
         _in_cities("propagated.zarr", "pseudo_labels.parquet"),
         _propagate,
     ),
-    Stage(
-        "train",
-        lambda run: (
-            run.config.model_dump(mode="json", include={"xgb", "unet"})
-            | {
-                "models": run.table.models,
-                "seed": run.table.seed,
-                "pseudo_weight": run.table.pseudo_weight,
-                "pseudo_per_class": run.table.pseudo_per_class,
-            }
-        ),
-        lambda run: [run.folder / "models" / name / "model.json" for name in run.table.models],
-        _train,
-    ),
-    Stage("predict", lambda _: {}, _in_cities("lcz.zarr", "lcz.png"), _predict),
-    Stage(
-        "evaluate",
-        lambda run: {"folds": run.table.folds, "repeats": run.table.repeats},
-        lambda run: [
-            scored_path(run, name) for name in ("scores.json", "scores.md", "predictions.parquet")
-        ],
-        _evaluate,
-    ),
 )
-"""In order: each reads what those before it wrote."""
+"""The stages before any model."""
+
+
+def _trains(kind: str) -> Stage:
+    def settings(run: Run) -> Any:
+        keys = ("split", "folds", "seed", "pseudo_weight", "pseudo_per_class")
+        own = run.config.model_dump(mode="json", include={kind})
+        return own | {key: getattr(run.table, key) for key in keys}
+
+    def compute(run: Run) -> str:
+        folder = run.folder / MODELS / kind
+        return train_model(run.training_data(), kind, folder, progress=run.progress)
+
+    return Stage(
+        f"train {kind}",
+        ("propagate",),
+        settings,
+        lambda run: [run.folder / MODELS / kind / "model.json"],
+        compute,
+    )
