@@ -343,7 +343,10 @@ def test_a_comparison_without_predictions_is_refused_with_the_command_that_makes
     status, error = refused(capsys, "compare", done, done)
     assert (status, "with itself; name two models: --models xgb OTHER" in error) == (2, True)
     status, error = refused(capsys, "compare", done, done, "--models", "xgb", "none")
-    assert (status, "model 'none' was not scored; there are xgb, unet, forest" in error) == (2, True)
+    assert (status, "model 'none' was not scored; there are xgb, unet, forest" in error) == (
+        2,
+        True,
+    )
     status, error = refused(capsys, "compare", done, done, "--models", "xgb", "unet", "forest")
     assert (status, "--models xgb, unet, forest: give one value for both" in error) == (2, True)
     status, error = refused(capsys, "compare", done, other, "--protocol", "wudapt")

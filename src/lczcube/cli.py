@@ -390,6 +390,12 @@ def train(
     config
         City file; default: the one the folder was made with.
     """
+    _require_kinds(models)
+    names = [f"train {kind}" for kind in models] or ["train"]
+    _stages(names, folder, config, options or Options())
+
+
+def _require_kinds(models: Sequence[str]) -> None:
     from typing import get_args
 
     from lczcube.config import ModelKind
@@ -398,10 +404,31 @@ def train(
     unknown = [kind for kind in models if kind not in get_args(ModelKind)]
     if unknown:
         raise ConfigError(
-            f"model {unknown[0]!r} is unknown; a run trains {', '.join(get_args(ModelKind))}."
+            f"model {unknown[0]!r} is unknown; there are {', '.join(get_args(ModelKind))}."
         )
-    names = [f"train {kind}" for kind in models] or ["train"]
-    _stages(names, folder, config, options or Options())
+
+
+@app.command
+def ablate(folder: Path, /, *, models: Several = (), config: Path | None = None) -> None:
+    """Score every embedding of a run alone, with canopy, with buildings and with both.
+
+    All on the same folds; what each adds, with its interval and class by class, goes to
+    ablation.md and ablation.json of the run folder.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    models
+        Kinds of models; default: those of [run] models.
+    config
+        City file; default: the one the folder was made with.
+    """
+    from lczcube.pipeline import ablate_inputs
+    from lczcube.runfolder import open_run
+
+    _require_kinds(models)
+    print(ablate_inputs(open_run(folder, config, progress=_progress()), models), end="")
 
 
 @app.command

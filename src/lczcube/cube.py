@@ -332,6 +332,11 @@ def coded_layers(cube: xr.Dataset) -> list[str]:
     return [str(name) for name, v in cube.data_vars.items() if "decoder" in v.attrs]
 
 
+def only_layers(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
+    """The cube with some of its layers, in its own order."""
+    return cube[[name for name in cube.data_vars if str(name).removesuffix("_scale") in names]]
+
+
 def image(cube: xr.Dataset) -> xr.DataArray:
     """All decoded bands of one date as one image, for models on pixels; lazy.
 

@@ -28,6 +28,7 @@ from lczcube.runfolder import RUN_FILE, Run, read_json, write_json
 from lczcube.runtime import StepReport, timed_step
 from lczcube.stages import (
     Stage,
+    ablate_run,
     ai_derived_lines,
     require_cube_fits,
     score_by_protocol,
@@ -222,6 +223,27 @@ def audit_donors(run: Run) -> str:
     """
     _require_up_to_date(run, "aggregate", "audit")
     return audit_run(run)
+
+
+def ablate_inputs(run: Run, kinds: Sequence[str] = ()) -> str:
+    """What canopy and buildings add to every embedding of a run, as text.
+
+    Parameters
+    ----------
+    run : Run
+        With features and samples.
+    kinds : sequence of str
+        Kinds of models. Default: those of ``[run] models``.
+
+    Raises
+    ------
+    StageError
+        If features and samples are missing or out of date.
+    ConfigError
+        If the run has no embedding, or neither canopy nor buildings.
+    """
+    _require_up_to_date(run, "propagate", "ablate")
+    return ablate_run(run, kinds)
 
 
 def _require_up_to_date(run: Run, last: str, what: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from lczcube import __version__
+from lczcube.ablation import ablate, arms_of
 from lczcube.catalog import build_catalog, open_catalog
 from lczcube.crossval import CrossValidation
 from lczcube.cube import years_of
@@ -344,6 +345,22 @@ def _write_scores(
     lines += ai_derived_lines(made)
     text = "\n".join(lines) + "\n"
     scored_path(run, "scores.md", protocol).write_text(text, encoding="utf-8")
+    return text
+
+
+def ablate_run(run: Run, kinds: Sequence[str]) -> str:
+    """What heights add to every embedding of a run, as text.
+
+    Writes ``ablation.json`` and ``ablation.md``.
+    """
+    layers = {name: run.catalog.layer(name) for name in run.features}
+    arms = arms_of(run.features, {name: layer.layer for name, layer in layers.items()})
+    found = ablate(run.training_data(), arms, kinds or run.table.models, progress=run.progress)
+    synthetic = int(any(layer.synthetic for layer in layers.values()))
+    content = {"id": run.config.id, "synthetic": synthetic, "ablation": found.to_dict()}
+    write_json(run.folder / "ablation.json", content)
+    text = ("Synthetic data.\n\n" if synthetic else "") + found.to_text()
+    (run.folder / "ablation.md").write_text(text, encoding="utf-8")
     return text
 
 

@@ -1,6 +1,6 @@
 """Models of a run: held-out predictions, the fit that is kept, maps, and scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,23 +98,30 @@ def cross_validate_models(
     held-out folds is taken from the models' folders, not worked out again.
     """
     run = data.run
+    known: dict[str, dict[int, Predicted]] = {}
     if protocol is None:
-        own = ScoreProtocol("", run.split, "", run.folds, run.repeats)
-        known: dict[str, dict[int, Predicted]] = {
-            kind: _known(data, models / kind) for kind in run.models
-        }
-        roles = roles_of(data.config)
+        known = {kind: _known(data, models / kind) for kind in run.models}
     else:
-        own, known = protocol, {}
         data = _without_rules(data)
-        roles = roles_of(data.config)
-        if protocol.roles is not None:
-            roles = dict.fromkeys(roles, protocol.roles)
-    kinds = dict.fromkeys((*run.models, *run.baselines))
     candidates = [
-        Candidate(kind, _predictor(data, LEARNERS[kind]), REPEATS.get(kind, 0), known.get(kind, {}))
-        for kind in kinds
+        Candidate(kind, predictor(data, LEARNERS[kind]), REPEATS.get(kind, 0), known.get(kind, {}))
+        for kind in dict.fromkeys((*run.models, *run.baselines))
     ]
+    return cross_validate_candidates(data, candidates, progress=progress, protocol=protocol)
+
+
+def cross_validate_candidates(
+    data: TrainingData,
+    candidates: Sequence[Candidate],
+    *,
+    progress: Progress,
+    protocol: ScoreProtocol | None = None,
+) -> CrossValidation:
+    """Scores of candidates on the split of a run, or of a protocol."""
+    run, roles = data.run, roles_of(data.config)
+    own = protocol or ScoreProtocol("", run.split, "", run.folds, run.repeats)
+    if own.roles is not None:
+        roles = dict.fromkeys(roles, own.roles)
     return cross_validate(
         data.samples,
         candidates,
@@ -128,7 +135,9 @@ def cross_validate_models(
     )
 
 
-def _predictor(data: TrainingData, learner: Learner) -> Predictor:
+def predictor(data: TrainingData, learner: Learner) -> Predictor:
+    """What a learner fitted on some samples says of others: a candidate's ``predict``."""
+
     def predict(train: Rows, test: Rows, seed: int) -> Any:
         model = learner.fit(data, train, seed=seed, final=False)
         return learner.probability(model, data, test)
@@ -166,7 +175,7 @@ def _held_out(
         told(f"no held-out predictions: {error}")
         return None
     found = out_of_fold(
-        _predictor(data, learner),
+        predictor(data, learner),
         split,
         len(data.frame),
         lambda fold: told(f"fold {fold + 1} of {split.n_folds}"),

@@ -1,7 +1,8 @@
 """What the models of a run learn from: samples of all cities, and labelled pixels of each."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -12,15 +13,16 @@ import pandas as pd
 import xarray as xr
 
 from lczcube.config import CityFile, RunTable
-from lczcube.cube import image
+from lczcube.cube import image, only_layers
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
 from lczcube.labels import Roles, rasterize_labels
 from lczcube.labels.origins import ORIGIN, PSEUDO, is_by_rule
-from lczcube.labels.samples import join_samples, sample_frame
+from lczcube.labels.samples import absent_features, join_samples, sample_frame
 from lczcube.labels.splits import rows_of_roles
 from lczcube.lcz import NODATA
 from lczcube.models import Area
+from lczcube.windows import layer_of_feature
 
 Rows = npt.NDArray[np.intp]
 """Positions of samples."""
@@ -122,6 +124,38 @@ class TrainingData:
     def groups(self, rows: Rows) -> set[str]:
         """Groups of labels that samples are of."""
         return set(self.frame["group"].to_numpy()[rows].tolist())
+
+    def only(self, layers: Sequence[str]) -> "TrainingData":
+        """The same labels with some of the inputs."""
+
+        def city(name: str) -> CityData:
+            whole = self.city(name)
+            return replace(
+                whole,
+                open_cube=lambda halo_px: only_layers(whole.open_cube(halo_px), layers),
+                features=self._only_features(whole.features, layers),
+            )
+
+        parts, pixel_parts = (
+            {name: self._only_features(part, layers) for name, part in of.items()}
+            for of in (self.parts, self.pixel_parts)
+        )
+        return replace(self, parts=parts, pixel_parts=pixel_parts, city=city)
+
+    def _only_features(self, dataset: xr.Dataset, layers: Sequence[str]) -> xr.Dataset:
+        names = dataset["feature"].values.tolist()
+        owners = [layer_of_feature(name, self.run.features) for name in names]
+        products = dict(
+            zip(dict.fromkeys(owners), json.loads(dataset.attrs["products"]), strict=True)
+        )
+        kept = [owner in layers for owner in owners]
+        absent = [name for name in absent_features(dataset) if name in np.array(names)[kept]]
+        return dataset.isel(feature=kept).assign_attrs(
+            products=json.dumps(
+                [product for owner, product in products.items() if owner in layers]
+            ),
+            absent_features=json.dumps(absent),
+        )
 
     def rows_that_train(self) -> Rows:
         """The samples that final models train on: all, or those of the donor splits when given.
