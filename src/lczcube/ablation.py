@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lczcube.crossval import Candidate, CrossValidation
 from lczcube.errors import ConfigError
 from lczcube.evaluate import Comparison, scores_table
@@ -89,16 +87,15 @@ class Ablation:
 
     def _gains_of_classes(self) -> str:
         rows = [
-            (kind, name, *_gains_of_classes(result, base, name))
+            (kind, name, _gains_of_classes(result, base, name))
             for (kind, base), result in self.found.items()
             for name in list(result.scores)[1:]
         ]
-        codes = sorted({code for _, _, *gains in rows for code, _ in gains})
-        header = ("model", "inputs", *(zone(code).letter for code in codes))
+        codes = sorted({code for _, _, gains in rows for code in gains})
         table = [
-            (kind, name, *(dict(gains).get(code, "-") for code in codes))
-            for kind, name, *gains in rows
+            (kind, name, *(gains.get(code, "-") for code in codes)) for kind, name, gains in rows
         ]
+        header = ("model", "inputs", *(zone(code).letter for code in codes))
         return "Gain in F1 of every class, in points.\n\n" + markdown_table(header, table)
 
 
@@ -168,9 +165,8 @@ def ablate(
                 )
                 for arm in of_base
             ]
-            found[kind, base] = cross_validate_candidates(
-                data, candidates, progress=lambda line, kind=kind: progress(f"{kind}: {line}")
-            )
+            progress(f"ablate: {kind}, {base}")
+            found[kind, base] = cross_validate_candidates(data, candidates, progress=progress)
     return Ablation(found)
 
 
@@ -191,10 +187,9 @@ def _gain(found: Comparison, metric: str) -> str:
     )
 
 
-def _gains_of_classes(result: CrossValidation, base: str, name: str) -> list[tuple[int, str]]:
+def _gains_of_classes(result: CrossValidation, base: str, name: str) -> dict[int, str]:
     before, after = (result.scores[of].per_class for of in (base, name))
-    return [
-        (code, f"{100 * (after[code].f1 - before[code].f1):+.1f}")
+    return {
+        code: f"{100 * (after[code].f1 - before[code].f1):+.1f}"
         for code in sorted(set(before) & set(after))
-        if np.isfinite([before[code].f1, after[code].f1]).all()
-    ]
+    }
