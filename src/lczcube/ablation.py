@@ -32,13 +32,13 @@ class Arm:
         The input that is always there: an embedding.
     added : tuple of str
         Kinds of layers that are added to it: ``canopy``, ``buildings``.
-    layers : tuple of str
+    inputs : tuple of str
         Names of all its inputs, in the order of the run.
     """
 
     base: str
     added: tuple[str, ...]
-    layers: tuple[str, ...]
+    inputs: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -160,7 +160,7 @@ def ablate(
             candidates = [
                 Candidate(
                     arm.name,
-                    predictor(data.only(arm.layers), LEARNERS[kind]),
+                    predictor(data.only(arm.inputs), LEARNERS[kind]),
                     REPEATS.get(kind, 0),
                 )
                 for arm in of_base

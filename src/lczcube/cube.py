@@ -332,9 +332,11 @@ def coded_layers(cube: xr.Dataset) -> list[str]:
     return [str(name) for name, v in cube.data_vars.items() if "decoder" in v.attrs]
 
 
-def only_layers(cube: xr.Dataset, names: Sequence[str]) -> xr.Dataset:
-    """The cube with some of its layers, in its own order."""
-    return cube[[name for name in cube.data_vars if str(name).removesuffix("_scale") in names]]
+def only_inputs(cube: xr.Dataset, inputs: Sequence[str]) -> xr.Dataset:
+    """The cube with the layers of some of its inputs, in its own order."""
+    owners = {name: cube[name].attrs.get("input", name) for name in coded_layers(cube)}
+    names = (str(name) for name in cube.data_vars)
+    return cube[[n for n in names if owners.get(n.removesuffix("_scale"), n) in inputs]]
 
 
 def image(cube: xr.Dataset) -> xr.DataArray:

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from lczcube.config import CityFile, RunTable
-from lczcube.cube import image, only_layers
+from lczcube.cube import identity_attrs, image, only_inputs
 from lczcube.errors import LabelError
 from lczcube.grid import Grid
 from lczcube.labels import Roles, rasterize_labels
@@ -125,37 +125,26 @@ class TrainingData:
         """Groups of labels that samples are of."""
         return set(self.frame["group"].to_numpy()[rows].tolist())
 
-    def only(self, layers: Sequence[str]) -> "TrainingData":
+    def only(self, inputs: Sequence[str]) -> "TrainingData":
         """The same labels with some of the inputs."""
+        cube = only_inputs(next(iter(self.cities.values())).open_cube(0), inputs)
+        products = identity_attrs(cube)["products"]
+
+        def only(dataset: xr.Dataset) -> xr.Dataset:
+            return _only_inputs(dataset, inputs, self.run.features, products)
 
         def city(name: str) -> CityData:
-            whole = self.city(name)
+            whole = self.cities[name]
             return replace(
                 whole,
-                open_cube=lambda halo_px: only_layers(whole.open_cube(halo_px), layers),
-                features=self._only_features(whole.features, layers),
+                open_cube=lambda halo_px: only_inputs(whole.open_cube(halo_px), inputs),
+                features=only(whole.features),
             )
 
         parts, pixel_parts = (
-            {name: self._only_features(part, layers) for name, part in of.items()}
-            for of in (self.parts, self.pixel_parts)
+            {name: only(part) for name, part in of.items()} for of in (self.parts, self.pixel_parts)
         )
         return replace(self, parts=parts, pixel_parts=pixel_parts, city=city)
-
-    def _only_features(self, dataset: xr.Dataset, layers: Sequence[str]) -> xr.Dataset:
-        names = dataset["feature"].values.tolist()
-        owners = [layer_of_feature(name, self.run.features) for name in names]
-        products = dict(
-            zip(dict.fromkeys(owners), json.loads(dataset.attrs["products"]), strict=True)
-        )
-        kept = [owner in layers for owner in owners]
-        absent = [name for name in absent_features(dataset) if name in np.array(names)[kept]]
-        return dataset.isel(feature=kept).assign_attrs(
-            products=json.dumps(
-                [product for owner, product in products.items() if owner in layers]
-            ),
-            absent_features=json.dumps(absent),
-        )
 
     def rows_that_train(self) -> Rows:
         """The samples that final models train on: all, or those of the donor splits when given.
@@ -163,6 +152,16 @@ class TrainingData:
         Those by rule always: when splits are given, none was made near a label that is only scored.
         """
         return rows_that_train(self.samples, self.config)
+
+
+def _only_inputs(
+    dataset: xr.Dataset, inputs: Sequence[str], all_inputs: Sequence[str], products: str
+) -> xr.Dataset:
+    names = dataset["feature"].values.tolist()
+    kept = [layer_of_feature(name, all_inputs) in inputs for name in names]
+    some = dataset.isel(feature=np.flatnonzero(kept))
+    absent = [name for name in absent_features(dataset) if name in some["feature"].values]
+    return some.assign_attrs(products=products, absent_features=json.dumps(absent))
 
 
 def training_rows(samples: xr.Dataset, config: CityFile) -> xr.Dataset:

@@ -214,7 +214,8 @@ def _feature_names(layers: Sequence[LayerPieces], stats: Sequence[str]) -> list[
 
 def layer_of_feature(feature: str, layers: Sequence[str]) -> str | None:
     """The layer a feature is named after: the longest name, as one may begin another."""
-    return max((x for x in layers if feature.startswith(f"{x}_")), key=len, default=None)
+    named = (x for x in layers if feature == x or feature.startswith(f"{x}_"))
+    return max(named, key=len, default=None)
 
 
 def _with_presence(
