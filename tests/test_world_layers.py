@@ -9,12 +9,17 @@ import pytest
 import rasterio
 import xarray as xr
 
+from lczcube.ablation import arms_of
 from lczcube.catalog import open_catalog
 from lczcube.cli import main
+from lczcube.cube import image
+from lczcube.errors import ConfigError
 from lczcube.labels import read_labels
 from lczcube.products import open_features
+from lczcube.runfolder import open_run
 from lczcube.synth import World, write_world
 from lczcube.synth.layers import LAYERS
+from lczcube.windows import layer_of_feature
 
 YEAR = 2021
 FEATURES = '["alphaearth", "tessera", "canopy", "building", "osm"]'
@@ -103,3 +108,50 @@ def test_labels_of_all_kinds_are_true(world: World, done: Path) -> None:
         at = truth[rows[inside].astype(int), columns[inside].astype(int)]
         known = at > 0
         assert (at[known] == labels["lcz"].to_numpy()[inside][known]).mean() > 0.85, name
+
+
+def test_an_ablation_asks_every_product_what_heights_add(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scores = json.loads((done / "scores.json").read_text())["scores"]["xgb"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["ablate", str(done)])
+    assert not exit_.value.code
+    text = (done / "ablation.md").read_text()
+    assert text == capsys.readouterr().out
+    assert text.startswith("Synthetic data.")
+    found = json.loads((done / "ablation.json").read_text())["ablation"]
+    assert list(found) == ["xgb, alphaearth", "xgb, tessera"]
+    for base in ("alphaearth", "tessera"):
+        arms = found[f"xgb, {base}"]["scores"]
+        added = ["", " + canopy", " + buildings", " + canopy + buildings"]
+        assert set(arms) == {base + name for name in added}
+        assert {row["n"] for row in arms.values()} == {scores["n"]}
+        gains = found[f"xgb, {base}"]["comparisons"]
+        assert [row["names"] for row in gains] == [[base, base + name] for name in added[1:]]
+
+
+def test_an_arm_learns_from_its_own_inputs_and_no_other(done: Path) -> None:
+    run = open_run(done)
+    data = run.training_data()
+    arms = arms_of(run.features, {n: run.catalog.layer(n).layer for n in run.features})
+    for arm in (arm for of_base in arms.values() for arm in of_base):
+        only = data.only(arm.inputs)
+        names = only.samples["feature"].values.tolist()
+        assert {layer_of_feature(name, run.features) for name in names} == set(arm.inputs)
+        (city,) = only.cities.values()
+        assert city.features["feature"].values.tolist() == names
+        bands = image(city.open_cube(0))
+        owners = {layer_of_feature(name, run.features) for name in bands["band"].values}
+        assert owners == set(arm.inputs)
+        assert bands.attrs["products"] == only.samples.attrs["products"]
+
+
+def test_arms_need_an_embedding_and_heights() -> None:
+    kinds = {"a": "embedding", "c": "canopy", "o": "osm", "r": "raster"}
+    (arms,) = arms_of(["a", "c", "o"], kinds).values()
+    assert [arm.name for arm in arms] == ["a", "a + canopy"]
+    assert list(arms_of(["r", "c"], kinds)) == ["r"]
+    for features in (["a", "o"], ["c"]):
+        with pytest.raises(ConfigError, match="an ablation wants an embedding, and canopy"):
+            arms_of(features, kinds)
