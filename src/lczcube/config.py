@@ -245,6 +245,8 @@ class RunTable(Table):
         Names of raster inputs and of label inputs.
     year : int, optional
         Year of the layers. Default: the only one they have.
+    map_years : tuple of int
+        Years that are mapped, by models of ``year``, into one store. Default: ``year`` alone.
     nearest_year : bool
         Take the nearest year of a layer that has none in ``year``.
     missing : str
@@ -277,6 +279,7 @@ class RunTable(Table):
     features: Annotated[Names, Field(min_length=1)]
     labels: Annotated[Names, Field(min_length=1)]
     year: Year | None = None
+    map_years: Annotated[tuple[Year, ...], Field(strict=False)] = ()
     nearest_year: bool = False
     missing: Literal["refuse", "drop_layer", "indicator"] = "refuse"
     engine: Literal["native", "odc", "stackstac"] = "native"

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from lczcube.runtime import Progress
 from lczcube.sources import find_files
 from lczcube.sources.files import expand_hrefs, is_remote
 from lczcube.trainingdata import CityData, TrainingData
+from lczcube.windows import aggregate
 
 RUN_FILE = "run.json"
 CUBE_STORE = "cube.zarr"
@@ -124,23 +125,26 @@ class Run:
         )
         return tuple(kept)
 
-    def cube(self, city: str, halo_px: int | None = None) -> xr.Dataset:
-        """The city's lazy cube of the feature inputs: brought home, or of their files."""
+    def cube(self, city: str, halo_px: int | None = None, year: int | None = None) -> xr.Dataset:
+        """The city's lazy cube of the feature inputs: brought home, or of their files.
+
+        In another year than the run's, where one is given.
+        """
         store, grid = self.path(city, CUBE_STORE), self.grids[city]
         reach = grid.halo_px if halo_px is None else halo_px
         held = stored_halo_px(store)
-        if reach <= held and is_stored(self.cube_of_files(city, held), store):
+        if reach <= held and is_stored(self.cube_of_files(city, held, year), store):
             return open_stored_cube(store, grid=grid, halo_px=reach)
-        return self.cube_of_files(city, reach)
+        return self.cube_of_files(city, reach, year)
 
-    def cube_of_files(self, city: str, halo_px: int) -> xr.Dataset:
+    def cube_of_files(self, city: str, halo_px: int, year: int | None = None) -> xr.Dataset:
         """The city's lazy cube of the files that its catalog names."""
         try:
             return open_cube(
                 self.catalog,
                 self.grids[city],
                 inputs=self.features,
-                year=self.table.year,
+                year=year or self.table.year,
                 halo_px=halo_px,
                 nearest_year=self.table.nearest_year,
                 missing="indicator" if self.table.missing == "indicator" else "refuse",
@@ -177,6 +181,17 @@ class Run:
             labels=self.labels(city),
             pseudo_labels=gpd.read_parquet(self.path(city, "pseudo_labels.parquet")),
             rule_labels=self.rule_labels(city),
+        )
+
+    def data_of_year(self, city: str, year: int) -> CityData:
+        """What the models map of a city in a year; features of another than the run's are lazy."""
+        data = self.data(city)
+        if year == self.table.year:
+            return data
+        return replace(
+            data,
+            open_cube=lambda halo_px: self.cube(city, halo_px, year),
+            features=aggregate(self.cube(city, None, year), stats=self.table.stats),
         )
 
     def training_data(self) -> TrainingData:
