@@ -257,3 +257,52 @@ def test_a_cube_without_the_halo_of_its_windows_is_refused(scene: Scene) -> None
     cube = open_cube(catalog, grid, inputs=["aef"], year=2024, halo_px=0)
     with pytest.raises(GridMismatchError, match="halo_px=8"):
         aggregate(cube)
+
+
+def test_a_difference_is_that_of_the_means_of_two_bands(scene: Scene) -> None:
+    cube = cube_of(scene[0], grid_of_cells((0, 0, 8, 8), chunk_cells=3))
+    cells = aggregate(cube, differences=(("b03", "b01"),)).compute()
+    assert cells["feature"].values[-1] == "aef_nd_b03_b01"
+    features = cells["features"]
+    a, b = (features.sel(feature=f"aef_b0{n}_mean").values.astype(np.float64) for n in (3, 1))
+    expected = (a - b) / (a + b)
+    assert np.isnan(expected).sum() == 1  # the empty cell
+    np.testing.assert_allclose(features.values[..., -1], expected, rtol=1e-4)
+    np.testing.assert_array_equal(features.values[..., :-1], aggregate(cube)["features"].values)
+
+
+def test_differences_of_patches_are_those_of_cells(scene: Scene) -> None:
+    grid = grid_of_cells((0, 0, 8, 8))
+    cube, pairs = cube_of(scene[0], grid), (("b03", "b01"),)
+    left, _, _, top = grid.bbox
+    patches = patches_at((left, top), (left + 640, top - 320))
+    found = aggregate_patches(cube, patches, differences=pairs)
+    cells = aggregate(cube, differences=pairs)
+    assert found["feature"].values.tolist() == cells["feature"].values.tolist()
+    expected = cells["features"].values[[0, 1], [0, 2]]
+    np.testing.assert_allclose(found["features"].values, expected, rtol=1e-4)
+
+
+def test_a_difference_is_made_within_each_date(tmp_path: Path) -> None:
+    codes = np.arange(4 * 64 * 64).reshape(4, 64, 64).astype(np.float32) + 1
+    write_raster(tmp_path / "dates.tif", codes, x0=X0, y0=Y0)
+    bands = ["2013_B4", "2013_B5", "2014_B4", "2014_B5"]
+    catalog_of(tmp_path, raster_input("aef", "dates.tif", bands=bands))
+    cells = aggregate(
+        cube_of(tmp_path, grid_of_cells((0, 0, 2, 2))),
+        stats=("mean",),
+        differences=(("B5", "B4"),),
+    )
+    assert cells["feature"].values[4:].tolist() == ["aef_2013_nd_B5_B4", "aef_2014_nd_B5_B4"]
+    means = cells["features"].values
+    expected = (means[..., 3] - means[..., 2]) / (means[..., 3] + means[..., 2])
+    np.testing.assert_allclose(means[..., 5], expected)
+
+
+@pytest.mark.parametrize(("keys", "band"), [({}, "b09"), ({"stats": ("max",)}, "b02"), ({}, "1")])
+def test_a_difference_without_its_bands_is_refused(
+    scene: Scene, keys: dict[str, tuple[str, ...]], band: str
+) -> None:
+    cube = cube_of(scene[0], grid_of_cells((0, 0, 2, 2)))
+    with pytest.raises(ConfigError, match=f"'b01' and '{band}', and no layer has a mean of both"):
+        aggregate(cube, differences=(("b01", band),), **keys)

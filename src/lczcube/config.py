@@ -269,6 +269,9 @@ class RunTable(Table):
     stats : tuple of str
         Statistics of a window: ``mean``, ``std``, ``max``, ``min``, quantiles (``q95``), shares of
         a class (``f11``).
+    differences : tuple of (str, str)
+        Pairs of bands whose normalised difference ``(a - b) / (a + b)``, of window means, is a
+        feature too; ``B5`` is also every ``<date>_B5``.
     pseudo_weight : float
         Weight of a pseudo-label of confidence 1 beside a label in training; 0, the default, trains
         on labels alone: pseudo-labels did not help (docs/guide/propagate.md has the figures).
@@ -297,8 +300,16 @@ class RunTable(Table):
         "std",
         "max",
     )
+    differences: Annotated[
+        tuple[Annotated[tuple[str, str], Field(strict=False)], ...], Field(strict=False)
+    ] = ()
     pseudo_weight: Annotated[float, Field(ge=0)] = 0.0
     pseudo_per_class: Count = 500
+
+    @property
+    def features_of_windows(self) -> dict[str, Any]:
+        """What :func:`lczcube.aggregate` makes of a window, as its keyword arguments."""
+        return {"stats": self.stats, "differences": self.differences}
 
 
 class XgbTable(Table):

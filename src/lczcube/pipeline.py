@@ -291,7 +291,7 @@ def plan(run: Run) -> str:
         rows, columns = grid_of(cube).shape
         lines.append(f"{city}: {rows} x {columns} pixels")
         lines += [f"  {line}" for name in coded_layers(cube) for line in _layer_plan(cube, name)]
-        cells = aggregate(cube, stats=run.table.stats)
+        cells = aggregate(cube, **run.table.features_of_windows)
         n_tasks = len(dask.array.asarray(cells["features"].data).__dask_graph__())
         lines.append(
             f"  aggregate: {n_tasks} tasks, {format_bytes(cells['features'].nbytes)} of features "

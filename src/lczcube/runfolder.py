@@ -191,7 +191,7 @@ class Run:
         return replace(
             data,
             open_cube=lambda halo_px: self.cube(city, halo_px, year),
-            features=aggregate(self.cube(city, None, year), stats=self.table.stats),
+            features=aggregate(self.cube(city, None, year), **self.table.features_of_windows),
         )
 
     def training_data(self) -> TrainingData:

@@ -171,7 +171,8 @@ def _aggregate(run: Run) -> str:
         cube, labels = run.cube(city), run.labels(city)
         rules = label_city_by_rules(run, city, cube, labels)
         store = run.path(city, "features.zarr")
-        write_product({"cells": aggregate(cube, stats=run.table.stats)}, store, overwrite=True)
+        cells = aggregate(cube, **run.table.features_of_windows)
+        write_product({"cells": cells}, store, overwrite=True)
         counts[city], kept = _write_samples(run, city, cube, labels, rules)
         if kept is not None:
             told.append(rules_summary(city, kept))
@@ -212,7 +213,7 @@ def _write_samples(
             stale.unlink(missing_ok=True)
         return 0, write_rule_labels(run, city, rules)
     cells = open_features(run.path(city, "features.zarr"))
-    samples = build_samples(table, cube, cells, stats=run.table.stats)
+    samples = build_samples(table, cube, cells, **run.table.features_of_windows)
     rules, samples = keep_like_samples(run, rules, samples)
     write_samples(samples, path)
     if "forest_pixels" in run.table.baselines:
@@ -445,7 +446,7 @@ TO_PROPAGATE: tuple[Stage, ...] = (
         ("cube",),
         lambda run: {
             "labels": run.table.labels,
-            "stats": run.table.stats,
+            **run.table.features_of_windows,
             "pixels": "forest_pixels" in run.table.baselines,
             **rule_settings(run),
         },

@@ -6,7 +6,7 @@ one fixed order, so that no chunking changes a bit.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import dask.array as da
 import geopandas as gpd
@@ -16,7 +16,7 @@ import xarray as xr
 from pyproj import Transformer
 
 from lczcube.cube import coded_layers, grid_of, halo_of, identity_attrs
-from lczcube.errors import CatalogError, GridMismatchError
+from lczcube.errors import CatalogError, ConfigError, GridMismatchError
 from lczcube.grid import Grid
 from lczcube.kernels import require_stats
 from lczcube.reduction import Group, LayerPieces, Windows, cube_layers, reduce_layers
@@ -32,8 +32,15 @@ COVERED_SHARE = 0.5
 
 Float64 = npt.NDArray[np.float64]
 
+Pair = tuple[str, str]
 
-def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
+
+def aggregate(
+    cube: xr.Dataset,
+    *,
+    stats: Sequence[str] = STATS,
+    differences: Sequence[Pair] = (),
+) -> xr.Dataset:
     """Features of every output pixel of the cube's grid; lazy.
 
     Parameters
@@ -42,6 +49,10 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
         From :func:`lczcube.open_cube`, one date, with the halo of its grid.
     stats : sequence of str
         Of ``mean``, ``std`` (population) and ``max``.
+    differences : sequence of (str, str)
+        Pairs of bands: the normalised difference ``(a - b) / (a + b)`` of their window means is a
+        feature too, as NDVI is of near infrared and red. A name stands for the band of that name,
+        and for each ``<date>_<name>`` of a layer: both of a pair are of one date.
 
     Returns
     -------
@@ -49,9 +60,10 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
         On the grid's output pixels (the cells, unless a stride is set):
 
         - ``features``: float32, dims ``(cell_y, cell_x, feature)``; the window of ``cell_m`` around
-          each output pixel. ``feature`` names are ``<input>_<band>_<stat>``, then, in a cube
-          opened with ``missing="indicator"``, ``<input>_present`` (1, or 0 for an input that the
-          city lacks). NaN where a window holds no valid pixel.
+          each output pixel. ``feature`` names are ``<input>_<band>_<stat>``, then
+          ``<input>_<date>_nd_<a>_<b>`` of every difference, then, in a cube opened with
+          ``missing="indicator"``, ``<input>_present`` (1, or 0 for an input that the city lacks).
+          NaN where a window holds no valid pixel.
         - ``valid_fraction``: float32 in [0, 1], dims ``(cell_y, cell_x)``; share of the window's
           pixels that are valid in every layer.
         - ``covered``: bool, dims ``(cell_y, cell_x)``; at least half of the output pixel's own
@@ -62,7 +74,7 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
     Raises
     ------
     ConfigError
-        If a statistic is unknown.
+        If a statistic is unknown, or no layer has the bands of a difference.
     GridMismatchError
         If the cube has not the halo that the grid's windows need.
     CatalogError
@@ -80,8 +92,11 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
     layers = cube_layers(cube)
     names = _feature_names(layers, stats)
     features, shares = _aggregate_lattice(layers, grid, stats)
+    names, features = _with_differences(names, features, layers, differences)
+    is_present = {layer.name: layer.is_present for layer in layers}
+    owners = {name: layer_of_feature(name, list(is_present)) for name in names}
+    absent = [name for name, layer in owners.items() if layer and not is_present[layer]]
     names, features = _with_presence(names, features, cube)
-    absent = _feature_names([x for x in layers if not x.is_present], stats)
     y, x = (grid.output_geobox.coordinates[dim].values for dim in ("y", "x"))
     dims = ("cell_y", "cell_x")
     return xr.Dataset(
@@ -96,7 +111,11 @@ def aggregate(cube: xr.Dataset, *, stats: Sequence[str] = STATS) -> xr.Dataset:
 
 
 def aggregate_patches(
-    cube: xr.Dataset, patches: gpd.GeoDataFrame, *, stats: Sequence[str] = STATS
+    cube: xr.Dataset,
+    patches: gpd.GeoDataFrame,
+    *,
+    stats: Sequence[str] = STATS,
+    differences: Sequence[Pair] = (),
 ) -> xr.Dataset:
     """Features of labelled squares at their own positions; lazy.
 
@@ -107,7 +126,7 @@ def aggregate_patches(
     patches : geopandas.GeoDataFrame
         Columns ``patch_id``, ``crs``, ``x0``, ``y0`` (upper-left corner in ``crs``) and ``size_m``,
         all of one size.
-    stats : sequence of str
+    stats, differences
         As in :func:`aggregate`.
 
     Returns
@@ -138,6 +157,7 @@ def aggregate_patches(
     halo = halo_of(cube)
     windows = Windows(rows + halo, columns + halo, _patch_size_px(patches, grid))
     features, shares = _aggregate_squares(layers, windows, grid.chunk_px, stats)
+    names, features = _with_differences(names, features, layers, differences)
     names, features = _with_presence(names, features, cube)
     return xr.Dataset(
         {
@@ -216,6 +236,55 @@ def layer_of_feature(feature: str, layers: Sequence[str]) -> str | None:
     """The layer a feature is named after: the longest name, as one may begin another."""
     named = (x for x in layers if feature == x or feature.startswith(f"{x}_"))
     return max(named, key=len, default=None)
+
+
+def _with_differences(
+    names: list[str],
+    features: da.Array,
+    layers: Sequence[LayerPieces],
+    differences: Sequence[Pair],
+) -> tuple[list[str], da.Array]:
+    """Features, and the normalised differences of the means of pairs of bands."""
+    if not differences:
+        return names, features
+    made: dict[str, tuple[int, int]] = {}
+    for pair in differences:
+        found = _difference_columns(names, layers, pair)
+        if not found:
+            raise ConfigError(
+                f"differences names {' and '.join(map(repr, pair))}, and no layer has a mean of "
+                f"both; bands are {_some(b for layer in layers for b in layer.bands)}. Name two "
+                'bands of one layer, and keep "mean" in stats.'
+            )
+        made |= found
+    first, second = (list(columns) for columns in zip(*made.values(), strict=True))
+    a, b = features[..., first], features[..., second]
+    joined = da.concatenate([features, (a - b) / da.where(a + b == 0, np.nan, a + b)], axis=-1)
+    return [*names, *made], joined.rechunk({-1: -1})
+
+
+def _difference_columns(
+    names: Sequence[str], layers: Sequence[LayerPieces], pair: Pair
+) -> dict[str, tuple[int, int]]:
+    """Columns of the two means of a pair, by the name of their difference."""
+    at = {name: column for column, name in enumerate(names)}
+    columns = {}
+    for layer in layers:
+        dates = [band.removesuffix(pair[0]) for band in layer.bands if _is_band(band, pair[0])]
+        for date in dates:
+            a, b = (at.get(f"{layer.name}_{date}{band}_mean") for band in pair)
+            if a is not None and b is not None:
+                columns[f"{layer.name}_{date}nd_{pair[0]}_{pair[1]}"] = (a, b)
+    return columns
+
+
+def _is_band(band: str, name: str) -> bool:
+    return band == name or band.endswith(f"_{name}")
+
+
+def _some(names: Iterable[str], most: int = 12) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
 
 
 def _with_presence(

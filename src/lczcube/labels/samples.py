@@ -21,7 +21,7 @@ from lczcube.errors import ConfigError, LabelError
 from lczcube.grid import Grid
 from lczcube.labels.burn import label_cells
 from lczcube.labels.origins import LABEL, ORIGIN, is_by_rule
-from lczcube.windows import STATS, aggregate_patches
+from lczcube.windows import STATS, Pair, aggregate_patches
 
 MIN_VALID_FRACTION = 0.5
 """A patch with less than this share of valid pixels is no sample."""
@@ -46,6 +46,7 @@ def build_samples(
     cells: xr.Dataset,
     *,
     stats: Sequence[str] = STATS,
+    differences: Sequence[Pair] = (),
 ) -> xr.Dataset:
     """Features of every label that meets a cube; reads the pixels under the labels.
 
@@ -58,8 +59,8 @@ def build_samples(
         From :func:`lczcube.open_cube`.
     cells : xarray.Dataset
         Its features, from :func:`lczcube.aggregate`.
-    stats : sequence of str
-        The statistics of ``cells``. Default: those that :func:`lczcube.aggregate` gives by default.
+    stats, differences
+        Those of ``cells``. Default: as :func:`lczcube.aggregate` has them by default.
 
     Returns
     -------
@@ -83,7 +84,8 @@ def build_samples(
     patches, polygons = labels[is_patch & inside], labels[~is_patch & inside]
     # Cells that a rule labelled may be of another size than somebody's patches.
     parts = [
-        _patch_samples(of_size, cube, cells, stats) for _, of_size in patches.groupby("size_m")
+        _patch_samples(of_size, cube, cells, stats, differences)
+        for _, of_size in patches.groupby("size_m")
     ]
     if len(polygons):
         parts.append(_cell_samples(polygons, cells))
@@ -257,9 +259,13 @@ def _unit(grid: Grid, *, any_polygons: bool) -> str:
 
 
 def _patch_samples(
-    patches: gpd.GeoDataFrame, cube: xr.Dataset, cells: xr.Dataset, stats: Sequence[str]
+    patches: gpd.GeoDataFrame,
+    cube: xr.Dataset,
+    cells: xr.Dataset,
+    stats: Sequence[str],
+    differences: Sequence[Pair],
 ) -> tuple[pd.DataFrame, npt.NDArray[np.float32]]:
-    lazy = aggregate_patches(cube, patches, stats=stats)
+    lazy = aggregate_patches(cube, patches, stats=stats, differences=differences)
     if lazy["feature"].values.tolist() != cells["feature"].values.tolist():
         raise ConfigError(
             f"stats {', '.join(stats)} give {lazy.sizes['feature']} features of a patch, and the "
