@@ -16,6 +16,7 @@ from lczcube.confidence import (
     cross_calibrated,
     fit_calibration,
     fit_confidence,
+    is_unseen,
 )
 from lczcube.errors import LabelError, MissingInputError, ModelError
 from lczcube.metrics import calibration_error
@@ -198,6 +199,30 @@ def test_what_cannot_be_calibrated_is_refused(
     arguments = {"probability": row, "lcz": np.array([1, 2]), "groups": np.array([0, 1])}
     with pytest.raises(error, match=message):
         fit_calibration(**(arguments | change))
+
+
+def test_samples_of_a_class_that_their_fold_had_not_seen_are_told() -> None:
+    probability = np.zeros((6, 17), np.float32)
+    probability[:3, :2] = 0.5  # this fold's model knows 1 and 2
+    probability[3:, 1:3] = [[1, 0], [1, 0], [0.5, 0.5]]  # and this one 2 and 3
+    found = is_unseen(probability, [1, 3, 2, 1, 3, 3], [0, 0, 0, 1, 1, 1])
+    assert found.tolist() == [False, True, False, True, False, False]
+
+
+def test_what_a_fold_could_not_know_does_not_move_the_limits() -> None:
+    blocks = draw_blocks(13, 60, codes=4)
+    fold = blocks.group % 3
+    holed = blocks.probability.copy()
+    holed[fold == 0, 3] = 0
+    holed /= holed.sum(axis=1, keepdims=True)
+    seen = ~((fold == 0) & (blocks.lcz == 4))
+    found = fit_confidence(holed, blocks.lcz, blocks.group, folds=fold)
+    alone = fit_confidence(holed[seen], blocks.lcz[seen], blocks.group[seen])
+    assert found.n_unseen == int((~seen).sum()) > 0
+    assert found.label_sets is not None
+    assert alone.label_sets is not None
+    np.testing.assert_array_equal(found.label_sets.limit, alone.label_sets.limit)
+    assert f"{found.n_unseen} samples were left out" in found.summary()
 
 
 # the whole, and its files

@@ -10,6 +10,7 @@ from lczcube.confidence.applicability import Applicability
 from lczcube.confidence.calibration import ClassCalibration, cross_calibrated, fit_calibration
 from lczcube.confidence.coverage import coverage_report, coverage_table, held_out_sets
 from lczcube.confidence.labelsets import LabelSets
+from lczcube.confidence.outoffold import is_unseen
 from lczcube.confidence.value import Confidence, ConfidenceSettings, fit_confidence
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "fit_calibration",
     "fit_confidence",
     "held_out_sets",
+    "is_unseen",
 ]

@@ -77,6 +77,31 @@ def predicted(probability: Float32) -> npt.NDArray[np.bool_]:
     return np.asarray(~np.isnan(probability).any(axis=1))
 
 
+def is_unseen(
+    probability: Float32, lcz: npt.ArrayLike, folds: npt.ArrayLike
+) -> npt.NDArray[np.bool_]:
+    """Samples of a class that the model of their fold had not seen: bool, (n,).
+
+    Their class has the probability 0 in every row of the fold. They say what such a model cannot
+    know, and nothing of one that knows all classes: leave them out.
+
+    Parameters
+    ----------
+    probability : numpy.ndarray
+        float32, (n, 17), out of fold.
+    lcz : array_like of int
+        (n,): true classes, 1-17.
+    folds : array_like of int
+        (n,): the fold that held each sample out.
+    """
+    codes = np.asarray(lcz)
+    unseen = np.zeros(len(codes), bool)
+    for _, rows in each_held_out(np.asarray(folds)):
+        never = np.asarray((probability[rows] > 0).sum(axis=0) == 0)
+        unseen[rows] = never[codes[rows] - 1]
+    return unseen
+
+
 def group_folds(group: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """A fold, 0-4, of each sample: whole groups, folds of like size; the same each time."""
     from sklearn.model_selection import GroupKFold

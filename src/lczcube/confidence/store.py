@@ -68,6 +68,7 @@ def unpack(content: Content, arrays: Arrays) -> dict[str, Any]:
             "label_sets": _label_sets(content.get("label_sets"), arrays),
             "applicability": _applicability(content.get("applicability"), arrays),
             "coverage": _coverage(content.get("coverage")),
+            "n_unseen": content["n_unseen"],
         }
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(NAME, repr(error)) from error

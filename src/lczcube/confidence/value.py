@@ -18,7 +18,7 @@ from lczcube.confidence.calibration import (
 )
 from lczcube.confidence.coverage import coverage_report, coverage_table, held_out_sets
 from lczcube.confidence.labelsets import PROMISE, LabelSets, Score
-from lczcube.confidence.outoffold import Float32, OutOfFold, predicted
+from lczcube.confidence.outoffold import Float32, OutOfFold, is_unseen, predicted
 from lczcube.confidence.store import NAME, fingerprint_of, pack, read_parts, unpack, write_parts
 from lczcube.errors import ModelError
 from lczcube.lcz import zone
@@ -39,12 +39,15 @@ class Confidence:
         Of the features.
     coverage : pandas.DataFrame or None
         What sets of held-out groups, or cities, held: :func:`coverage_report`.
+    n_unseen : int
+        Samples that were left out, as the model of their fold had not seen their class.
     """
 
     calibration: ClassCalibration | None = None
     label_sets: LabelSets | None = None
     applicability: Applicability | None = None
     coverage: pd.DataFrame | None = None
+    n_unseen: int = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -90,11 +93,13 @@ class Confidence:
         return "\n".join(
             [*_calibration_lines(self.calibration), *_set_lines(self.label_sets)]
             + _applicability_lines(self.applicability)
+            + _unseen_lines(self.n_unseen)
             + ([] if self.coverage is None else ["", coverage_table(self.coverage)])
         )
 
     def _packed(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-        return pack(self.calibration, self.label_sets, self.applicability, self.coverage)
+        content, arrays = pack(self.calibration, self.label_sets, self.applicability, self.coverage)
+        return content | {"n_unseen": self.n_unseen}, arrays
 
 
 @dataclass(frozen=True)
@@ -149,9 +154,11 @@ def fit_confidence(
         (n,): polygon, block or patch of each sample; names may be shared between cities if
         ``cities`` is given.
     cities : array_like of str, optional
-        (n,): of two or more, coverage is that of each city by sets of the others. Default: one.
+        (n,): of two or more, coverage is that of each city by sets of the others. It says what
+        sets are worth in a new city if the folds are cities too. Default: one city.
     folds : array_like of int, optional
-        (n,): the fold that held each sample out, -1 for none. Wanted with ``features``.
+        (n,): the fold that held each sample out, -1 for none. Wanted with ``features``, and where
+        a fold's model may not have seen every class: samples of those it had not are left out.
     features : numpy.ndarray, optional
         float32, (n, n_features): what the model sees. Default: no area of applicability.
     weights : array_like of float, optional
@@ -172,7 +179,8 @@ def fit_confidence(
     on groups, or on whole cities, by limits and a calibration of the others.
     """
     chosen = settings or ConfidenceSettings()
-    known = predicted(probability)
+    unseen = _unseen(probability, lcz, folds)
+    known = predicted(probability) & ~unseen
     codes, city = np.asarray(lcz)[known], None if cities is None else np.asarray(cities)[known]
     group = _unique_names(np.asarray(groups)[known], city)
     asked = OutOfFold.of(probability[known], codes, group)
@@ -188,7 +196,16 @@ def fit_confidence(
         label_sets=_label_sets(asked, chosen),
         applicability=applicability,
         coverage=_coverage(asked, city, chosen),
+        n_unseen=int(unseen.sum()),
     )
+
+
+def _unseen(
+    probability: Float32, lcz: npt.ArrayLike, folds: npt.ArrayLike | None
+) -> npt.NDArray[np.bool_]:
+    if folds is None:
+        return np.zeros(len(probability), bool)
+    return is_unseen(probability, lcz, folds) & predicted(probability)
 
 
 def _unique_names(groups: npt.NDArray[Any], cities: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
@@ -282,4 +299,13 @@ def _applicability_lines(applicability: Applicability | None) -> list[str]:
         f"- Applicable where the dissimilarity index is at most {applicability.threshold:.3f}; "
         f"compared with {len(applicability.samples)} of {applicability.n_train} training samples "
         f"in {int((applicability.weight > 0).sum())} features."
+    ]
+
+
+def _unseen_lines(n: int) -> list[str]:
+    if not n:
+        return []
+    return [
+        f"- All this is for classes that the model knows: {n} samples were left out whose class "
+        "the model of their fold had not seen."
     ]
