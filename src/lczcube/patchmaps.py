@@ -53,19 +53,60 @@ def lcz_of_patches(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> pd.DataFrame:
     10 m are 32 x 32 pixels wherever it lies. Means are over mapped pixels; of classes within 1e-6
     of the best the lowest code is taken. Reads the rows that hold patches, a strip at a time.
     """
-    lattice = _lattice(maps)
-    boxes = _boxes(patches, lattice)
+    means, mapped_fraction = _means(maps, patches)
+    is_mapped = mapped_fraction > 0
+    best = np.max(means, axis=1, initial=0, where=is_mapped[:, None])
+    lcz = np.argmax(means >= best[:, None] - TIE, axis=1) + 1
+    chance = np.take_along_axis(means, lcz[:, None] - 1, axis=1)[:, 0]
+    columns = {
+        "lcz": np.where(is_mapped, lcz, NODATA).astype(np.uint8),
+        "confidence": chance.astype(np.float32),
+        "mapped_fraction": mapped_fraction,
+    }
+    return pd.DataFrame(columns, index=patches.index)
+
+
+def patch_probabilities(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> npt.NDArray[np.float32]:
+    """Mean probability of each class over the mapped pixels of each square.
+
+    Parameters
+    ----------
+    maps, patches
+        As in :func:`lcz_of_patches`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, (n, 17), in the order of ``patches``; rows sum to 1, as those of a model, though
+        stored per cents are rounded. NaN where no pixel of the square is mapped.
+
+    Raises
+    ------
+    GridMismatchError, LabelError
+        As in :func:`lcz_of_patches`.
+    """
+    means, _ = _means(maps, patches)
+    shares: npt.NDArray[np.float64] = means / means.sum(axis=1, keepdims=True)
+    return shares.astype(np.float32)
+
+
+def _means(
+    maps: xr.Dataset, patches: gpd.GeoDataFrame
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """Mean probabilities of each square, (n, 17), NaN where it has none; its share mapped, (n,)."""
+    boxes = _boxes(patches, _lattice(maps))
     probability = _class_first(maps["probability"])
-    lcz = np.full(len(patches), NODATA, np.uint8)
-    confidence = np.full(len(patches), np.nan, np.float32)
+    means = np.full((len(patches), N_CLASSES), np.nan)
     mapped_fraction = np.zeros(len(patches), np.float32)
     for members, top, bottom in _strips(boxes, probability):
         strip = _shares(probability[:, top:bottom].to_numpy())
         for i in members.tolist():
-            lcz[i], confidence[i], n_mapped = _vote(strip[:, *boxes.within(i, top)])
-            mapped_fraction[i] = n_mapped / boxes.n_px(i)
-    columns = {"lcz": lcz, "confidence": confidence, "mapped_fraction": mapped_fraction}
-    return pd.DataFrame(columns, index=patches.index)
+            square = strip[:, *boxes.within(i, top)]
+            mapped = np.isfinite(square[0])
+            mapped_fraction[i] = mapped.sum() / boxes.n_px(i)
+            if mapped.any():
+                means[i] = square[:, mapped].mean(axis=1, dtype=np.float64)
+    return means, mapped_fraction
 
 
 class _Lattice(NamedTuple):
@@ -161,13 +202,3 @@ def _shares(stored: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         return stored.astype(np.float32)
     percent = stored.astype(np.float32)
     return np.where(stored == PERCENT_NODATA, np.float32(np.nan), percent / np.float32(100))
-
-
-def _vote(square: npt.NDArray[np.float32]) -> tuple[int, float, int]:
-    """Class and mean probability of a square, and how many of its pixels are mapped."""
-    mapped = np.isfinite(square[0])
-    if not mapped.any():
-        return NODATA, float("nan"), 0
-    means = square[:, mapped].mean(axis=1, dtype=np.float64)
-    best = int(np.argmax(means >= means.max() - TIE))
-    return best + 1, float(means[best]), int(mapped.sum())
