@@ -87,6 +87,7 @@ def print_calibrations(probability: Float32, samples: xr.Dataset) -> None:
                 f"{found.temperature:.2f}",
             )
         )
+    print(f"Right: {(probability.argmax(axis=1) + 1 == samples['lcz'].values).mean():.3f}\n")
     print(markdown_table(("calibration", "error before", "after", "temperature"), rows))
 
 

@@ -241,3 +241,9 @@ def test_an_area_of_applicability_without_features_is_refused() -> None:
     probability, _ = made_map()
     with pytest.raises(ModelError, match="no features to hold against it"):
         mapped(probability, None, made_confidence())
+
+
+def test_features_of_another_shape_are_refused_before_anything_is_computed() -> None:
+    probability, features = made_map()
+    with pytest.raises(ModelError, match=r"wants \(32, 32, 3\)"):
+        mapped(da.from_array(probability), features[..., :2], made_confidence())

@@ -144,10 +144,10 @@ class Applicability:
         ModelError
             If there are more or fewer features than in training.
         """
-        if features.ndim != 2 or features.shape[1] != len(self.center):
+        if features.ndim != 2 or features.shape[1] != self.n_features:
             raise ModelError(
                 f"features of shape {features.shape}; the area of applicability was made for "
-                f"(n, {len(self.center)}), in the order of training."
+                f"(n, {self.n_features}), in the order of training."
             )
         index = np.full(len(features), np.nan, np.float32)
         for start in range(0, len(features), _ROWS):
@@ -164,6 +164,11 @@ class Applicability:
         """Whether each dissimilarity is in the area of applicability, bool; NaN is not."""
         within: npt.NDArray[np.bool_] = dissimilarity <= self.threshold
         return within
+
+    @property
+    def n_features(self) -> int:
+        """Features of training, those left out among them."""
+        return len(self.center)
 
     @cached_property
     def _points(self) -> Float64:

@@ -75,14 +75,16 @@ def map_dataset(
     Raises
     ------
     ModelError
-        If the confidence has an area of applicability and there are no features.
+        If the confidence has an area of applicability, and features are missing or of another
+        shape.
 
     Notes
     -----
     One task a chunk gives all variables.
     """
     chosen = confidence or Confidence()
-    seen = None if chosen.applicability is None else _features(features, like)
+    area = chosen.applicability
+    seen = None if area is None else _features(features, like, area.n_features)
     pixels = _pixels(probability, seen, chosen)
     y, x = like.dims
     dims = {"probability": ("lcz_class", y, x)}
@@ -126,14 +128,20 @@ def shared(value: object, fingerprint: str) -> Any:
     return delayed(value, name=f"model-{fingerprint}", traverse=False)
 
 
-def _features(features: xr.DataArray | None, like: xr.DataArray) -> Any:
+def _features(features: xr.DataArray | None, like: xr.DataArray, n_features: int) -> Any:
     """Features, (y, x, feature)."""
     if features is None:
         raise ModelError(
             "the confidence of this model has an area of applicability, and there are no features "
             "to hold against it; give features=, or a confidence without applicability."
         )
-    return features.transpose(*like.dims, ...).data
+    seen = features.transpose(*like.dims, ...)
+    if seen.shape != (*like.shape, n_features):
+        raise ModelError(
+            f"features of shape {seen.shape}; the area of applicability of this model wants "
+            f"{(*like.shape, n_features)}, as in training."
+        )
+    return seen.data
 
 
 def _promise(confidence: Confidence) -> dict[str, float]:
