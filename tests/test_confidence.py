@@ -186,7 +186,7 @@ def test_the_bootstrap_of_many_groups_draws_in_parts_what_it_draws_at_once(
         ({"lcz": np.array([1, 18])}, LabelError, "18"),
         ({"lcz": np.array([1, 0])}, LabelError, "code 0"),
         ({"groups": np.array([4, 4])}, LabelError, "1 groups have out-of-fold predictions"),
-        ({"groups": np.array([4])}, ModelError, "groups of"),
+        ({"groups": np.array([4])}, ModelError, "groups of shape"),
         ({"probability": np.full((2, 17), 1.5, np.float32)}, ModelError, "probability 1.5"),
         ({"probability": np.full((2, 16), 0.1, np.float32)}, ModelError, "are \\(n, 17\\)"),
         ({"method": "platt"}, ModelError, "temperature, isotonic, none"),
@@ -355,6 +355,30 @@ def test_groups_of_one_name_in_two_cities_are_two() -> None:
     confidence = made_confidence()
     assert confidence.label_sets is not None
     assert confidence.label_sets.n_groups == 60
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"lcz": [18] * 4}, LabelError, "code 18"),
+        ({"lcz": [0] * 4}, LabelError, "code 0"),
+        ({"cities": ["a"]}, ModelError, "cities of shape"),
+        ({"folds": [0, 1]}, ModelError, "folds of shape"),
+        ({"settings": ConfidenceSettings(promise=1.0)}, ModelError, "promise of 1.0"),
+        ({"settings": ConfidenceSettings(score="x")}, ModelError, "aps, raps, lac"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_gives_no_confidence_is_refused_at_the_door(
+    change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {
+        "probability": np.full((4, 17), 1 / 17, np.float32),
+        "lcz": [1, 2, 1, 2],
+        "groups": [0, 1, 2, 3],
+        "folds": [0, 0, 1, 1],
+    }
+    with pytest.raises(error, match=message):
+        fit_confidence(**(arguments | change))
 
 
 def test_features_without_folds_are_refused() -> None:

@@ -211,5 +211,5 @@ def test_a_city_unlike_the_others_shows_in_the_gap() -> None:
 
 
 def test_a_report_of_other_lengths_is_refused() -> None:
-    with pytest.raises(ModelError, match="2 samples"):
+    with pytest.raises(ModelError, match="for 2 samples"):
         coverage_report(np.zeros(2, np.uint32), [1, 2, 3], [0, 1])

@@ -14,7 +14,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lczcube.confidence.outoffold import Float32, OutOfFold, each_held_out, group_folds
+from lczcube.confidence.outoffold import (
+    Float32,
+    OutOfFold,
+    each_held_out,
+    group_folds,
+    require_as_many,
+)
 from lczcube.errors import ModelError
 from lczcube.propagate.calibration import FLOOR, Reliability, reliability_of, sharpened
 
@@ -141,11 +147,7 @@ def cross_calibrated(
     """
     held = OutOfFold.of(probability, lcz, groups)
     units = group_folds(held.group) if held_out is None else np.asarray(held_out)
-    if len(held.lcz) != len(units):
-        raise ModelError(
-            f"{len(held.lcz)} predicted samples, {len(units)} units to hold out; give one a sample "
-            "and leave out samples that were not predicted."
-        )
+    require_as_many(len(held.lcz), units, "units to hold out")
     return _cross_calibrated(held, units, method)
 
 

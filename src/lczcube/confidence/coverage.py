@@ -14,8 +14,13 @@ from lczcube.confidence.labelsets import (
     holds,
     require_settings,
 )
-from lczcube.confidence.outoffold import Float32, OutOfFold, each_held_out, group_folds
-from lczcube.errors import ModelError
+from lczcube.confidence.outoffold import (
+    Float32,
+    OutOfFold,
+    each_held_out,
+    group_folds,
+    require_as_many,
+)
 from lczcube.tables import Interval, markdown_table, percentile_interval, with_interval
 
 N_DRAWS = 1000
@@ -69,7 +74,7 @@ def held_out_sets(
     require_settings(promise, score)
     held = OutOfFold.of(probability, lcz, groups)
     units = group_folds(held.group) if held_out is None else np.asarray(held_out)
-    _require_as_many(len(held.lcz), units)
+    require_as_many(len(held.lcz), units, "units to hold out")
     sets = np.zeros(len(held.lcz), np.uint32)
     for others, rows in each_held_out(units):
         fitted = LabelSets.of(held.take(others), promise=promise, score=score, classwise=classwise)
@@ -120,8 +125,9 @@ def coverage_report(
     """
     codes, group = np.asarray(lcz), np.asarray(groups)
     city = None if cities is None else np.asarray(cities)
-    for given in (codes, group) if city is None else (codes, group, city):
-        _require_as_many(len(sets), given)
+    for what, given in (("labels", codes), ("groups", group), ("cities", city)):
+        if given is not None:
+            require_as_many(len(sets), given, what)
     parts: list[tuple[str, str, npt.NDArray[np.bool_]]] = [("all", "", np.ones(len(sets), bool))]
     if city is not None:
         parts += [("city", str(name), city == name) for name in np.unique(city)]
@@ -179,11 +185,3 @@ def _of_drawn(share: npt.NDArray[np.float64], seed: int) -> Interval | None:
 
 def _interval(row: dict[Any, Any]) -> Interval | None:
     return None if np.isnan(row["low"]) else (row["low"], row["high"])
-
-
-def _require_as_many(n: int, given: npt.NDArray[Any]) -> None:
-    if given.shape != (n,):
-        raise ModelError(
-            f"{n} samples, and an array of shape {given.shape} beside them; give one value a "
-            "sample, and leave out samples that were not predicted."
-        )

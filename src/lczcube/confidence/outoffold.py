@@ -50,12 +50,12 @@ class OutOfFold:
         ModelError
             If shapes do not fit, or a probability is outside 0-1.
         """
-        codes = np.asarray(lcz)
-        _, group = np.unique(np.asarray(groups), return_inverse=True)
-        _require_shapes(probability, codes, group)
-        require_codes(codes, where="out-of-fold samples")
+        codes, names = np.asarray(lcz), np.asarray(groups)
+        _require_table(probability, codes)
+        require_as_many(len(codes), names, "groups")
+        _, group = np.unique(names, return_inverse=True)
         known = predicted(probability)
-        _require_values(probability[known], codes[known], group[known])
+        _require_values(probability[known], group[known])
         return cls(
             np.ascontiguousarray(probability[known], dtype=np.float32),
             codes[known].astype(np.uint8),
@@ -93,13 +93,37 @@ def is_unseen(
         (n,): true classes, 1-17.
     folds : array_like of int
         (n,): the fold that held each sample out.
+
+    Raises
+    ------
+    LabelError
+        If a code is not 1-17.
+    ModelError
+        If shapes do not fit.
     """
-    codes = np.asarray(lcz)
+    codes, fold = np.asarray(lcz), np.asarray(folds)
+    _require_table(probability, codes)
+    require_as_many(len(codes), fold, "folds")
     unseen = np.zeros(len(codes), bool)
-    for _, rows in each_held_out(np.asarray(folds)):
+    for _, rows in each_held_out(fold):
         never = np.asarray((probability[rows] > 0).sum(axis=0) == 0)
         unseen[rows] = never[codes[rows] - 1]
-    return unseen
+    return unseen & predicted(probability)
+
+
+def require_as_many(n: int, given: npt.NDArray[Any], what: str) -> None:
+    """Raise unless there is one value a sample.
+
+    Raises
+    ------
+    ModelError
+        Naming what there is too little or too much of.
+    """
+    if given.shape != (n,):
+        raise ModelError(
+            f"{what} of shape {given.shape} for {n} samples; give one a sample, and leave out "
+            "samples that were not predicted where every row must be."
+        )
 
 
 def group_folds(group: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -120,24 +144,20 @@ def each_held_out(held_out: npt.NDArray[Any]) -> Iterator[tuple[Rows, Rows]]:
         yield np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
-def _require_shapes(
-    probability: Float32, lcz: npt.NDArray[Any], group: npt.NDArray[np.intp]
-) -> None:
-    n = len(lcz)
-    if probability.shape != (n, N_CLASSES) or lcz.shape != (n,) or group.shape != (n,):
+def _require_table(probability: Float32, lcz: npt.NDArray[Any]) -> None:
+    if lcz.ndim != 1 or probability.shape != (len(lcz), N_CLASSES):
         raise ModelError(
-            f"probabilities of shape {probability.shape}, labels of {lcz.shape}, groups of "
-            f"{group.shape}; they are (n, {N_CLASSES}), (n,) and (n,)."
+            f"probabilities of shape {probability.shape}, labels of {lcz.shape}; they are "
+            f"(n, {N_CLASSES}) and (n,)."
         )
-
-
-def _require_values(
-    probability: Float32, lcz: npt.NDArray[Any], group: npt.NDArray[np.intp]
-) -> None:
+    require_codes(lcz, where="out-of-fold samples")
     if (lcz == NODATA).any():
         raise LabelError(
             f"{int((lcz == NODATA).sum())} out-of-fold samples have code 0; give labelled ones."
         )
+
+
+def _require_values(probability: Float32, group: npt.NDArray[np.intp]) -> None:
     if np.unique(group).size < MIN_GROUPS:
         raise LabelError(
             f"{np.unique(group).size} groups have out-of-fold predictions; confidence is learnt "

@@ -18,7 +18,13 @@ from lczcube.confidence.calibration import (
 )
 from lczcube.confidence.coverage import coverage_report, coverage_table, held_out_sets
 from lczcube.confidence.labelsets import PROMISE, LabelSets, Score
-from lczcube.confidence.outoffold import Float32, OutOfFold, is_unseen, predicted
+from lczcube.confidence.outoffold import (
+    Float32,
+    OutOfFold,
+    is_unseen,
+    predicted,
+    require_as_many,
+)
 from lczcube.confidence.store import NAME, fingerprint_of, pack, read_parts, unpack, write_parts
 from lczcube.errors import ModelError
 from lczcube.lcz import zone
@@ -179,11 +185,13 @@ def fit_confidence(
     on groups, or on whole cities, by limits and a calibration of the others.
     """
     chosen = settings or ConfidenceSettings()
-    unseen = _unseen(probability, lcz, folds)
-    known = predicted(probability) & ~unseen
-    codes, city = np.asarray(lcz)[known], None if cities is None else np.asarray(cities)[known]
-    group = _unique_names(np.asarray(groups)[known], city)
-    asked = OutOfFold.of(probability[known], codes, group)
+    held = OutOfFold.of(probability, lcz, _unique_names(groups, cities))
+    unseen = np.zeros(len(probability), bool)
+    if folds is not None:
+        unseen = is_unseen(probability, lcz, folds)
+    rows = predicted(probability)
+    asked = held.take(np.flatnonzero(~unseen[rows]))
+    city = None if cities is None else np.asarray(cities)[rows & ~unseen]
     applicability = None
     if features is not None:
         applicability = Applicability.fit(
@@ -191,7 +199,11 @@ def fit_confidence(
         )
     return Confidence(
         calibration=fit_calibration(
-            asked.probability, codes, group, method=chosen.method, seed=chosen.seed
+            asked.probability,
+            asked.lcz,
+            asked.group,
+            method=chosen.method,
+            seed=chosen.seed,
         ),
         label_sets=_label_sets(asked, chosen),
         applicability=applicability,
@@ -200,20 +212,14 @@ def fit_confidence(
     )
 
 
-def _unseen(
-    probability: Float32, lcz: npt.ArrayLike, folds: npt.ArrayLike | None
-) -> npt.NDArray[np.bool_]:
-    if folds is None:
-        return np.zeros(len(probability), bool)
-    return is_unseen(probability, lcz, folds) & predicted(probability)
-
-
-def _unique_names(groups: npt.NDArray[Any], cities: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
+def _unique_names(groups: npt.ArrayLike, cities: npt.ArrayLike | None) -> npt.NDArray[Any]:
     """A number for each group of each city."""
+    names = np.asarray(groups)
     if cities is None:
-        return groups
-    _, number = np.unique(groups, return_inverse=True)
-    _, city = np.unique(cities, return_inverse=True)
+        return names
+    require_as_many(len(names), np.asarray(cities), "cities")
+    _, number = np.unique(names, return_inverse=True)
+    _, city = np.unique(np.asarray(cities), return_inverse=True)
     unique: npt.NDArray[Any] = city * (int(number.max(initial=0)) + 1) + number
     return unique
 
