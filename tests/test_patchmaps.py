@@ -11,7 +11,7 @@ import xarray as xr
 
 from lczcube import patchmaps
 from lczcube.errors import GridMismatchError, LabelError
-from lczcube.patchmaps import lcz_of_patches
+from lczcube.patchmaps import lcz_of_patches, patch_probabilities
 
 X0, Y0, PIXEL_M, SIDE = 500_000.0, 5_400_000.0, 10.0, 100
 
@@ -101,3 +101,16 @@ def test_what_is_no_square_or_no_map_is_refused() -> None:
         lcz_of_patches(maps.isel(y=slice(None, None, -1)), patches_of((0, 0)))
     with pytest.raises(GridMismatchError, match="has 3 classes"):
         lcz_of_patches(maps.isel({"class": slice(3)}), patches_of((0, 0)))
+
+
+def test_probabilities_of_a_square_are_the_means_of_its_pixels_and_sum_to_one() -> None:
+    maps = made_map()
+    found = patch_probabilities(maps, patches_of(*CORNERS))
+    square = maps["probability"].values[:, 3:35, 10:42].astype(float)
+    wanted = square[:, square[0] != 255].mean(axis=1)
+    np.testing.assert_allclose(found[1], wanted / wanted.sum(), rtol=1e-6)
+    assert found.dtype == np.float32
+    table = lcz_of_patches(maps, patches_of(*CORNERS))
+    is_mapped = table["lcz"].to_numpy() > 0
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), ~is_mapped)
+    assert (found[is_mapped].argmax(axis=1) + 1 == table["lcz"][is_mapped]).all()

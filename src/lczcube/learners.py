@@ -128,7 +128,7 @@ class OnPixels:
             mine = np.flatnonzero(owners == city.city)
             if len(mine):
                 squares = sample_squares(data.samples.isel(sample=rows[mine]), city.grid)
-                found[mine] = patch_probabilities(self.map(model, city), squares).probability
+                found[mine] = patch_probabilities(self.map(model, city), squares)
         return found
 
     def map(self, model: Any, city: CityData) -> xr.Dataset:

@@ -12,8 +12,8 @@ import xarray as xr
 
 from lczcube.errors import GridMismatchError, LabelError
 from lczcube.grid import LATTICE_TOLERANCE_PX
-from lczcube.lcz import N_CLASSES
-from lczcube.probability import PERCENT_NODATA, winners
+from lczcube.lcz import N_CLASSES, NODATA
+from lczcube.probability import PERCENT_NODATA, TIE
 
 STRIP_BYTES = 64 << 20
 """Most per cents that are held at once, unless one patch has more."""
@@ -21,51 +21,8 @@ STRIP_BYTES = 64 << 20
 Indices = npt.NDArray[np.int64]
 
 
-class PatchProbabilities(NamedTuple):
-    """What a pixel map says of squares.
-
-    Attributes
-    ----------
-    probability : numpy.ndarray
-        float32, shape (n, 17): mean over the mapped pixels; NaN where none is.
-    mapped_fraction : numpy.ndarray
-        float32, shape (n,): share of the square's pixels that are mapped.
-    """
-
-    probability: npt.NDArray[np.float32]
-    mapped_fraction: npt.NDArray[np.float32]
-
-
 def lcz_of_patches(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> pd.DataFrame:
     """The zone that a pixel map gives each square: that of the highest mean probability.
-
-    Parameters
-    ----------
-    maps, patches
-        As :func:`patch_probabilities` takes them.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With the index of ``patches``: ``lcz`` uint8, 0 where no pixel of the square is mapped;
-        ``confidence`` float32, the mean probability of that class, 0-1, NaN where ``lcz`` is 0;
-        ``mapped_fraction`` float32, share of the square's pixels that are mapped.
-
-    Notes
-    -----
-    Of classes within 1e-6 of the best the lowest code is taken.
-    """
-    said = patch_probabilities(maps, patches)
-    columns = {
-        "lcz": winners(said.probability),
-        "confidence": said.probability.max(axis=1),
-        "mapped_fraction": said.mapped_fraction,
-    }
-    return pd.DataFrame(columns, index=patches.index)
-
-
-def patch_probabilities(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> PatchProbabilities:
-    """Mean probabilities of a pixel map over squares.
 
     Parameters
     ----------
@@ -75,6 +32,13 @@ def patch_probabilities(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> PatchPro
         with NaN. Coordinates ``x``, ``y`` of pixel centres, north-up.
     patches : geopandas.GeoDataFrame
         Upright squares in the map's CRS.
+
+    Returns
+    -------
+    pandas.DataFrame
+        With the index of ``patches``: ``lcz`` uint8, 0 where no pixel of the square is mapped;
+        ``confidence`` float32, the mean probability of that class, 0-1, NaN where ``lcz`` is 0;
+        ``mapped_fraction`` float32, share of the square's pixels that are mapped.
 
     Raises
     ------
@@ -86,22 +50,63 @@ def patch_probabilities(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> PatchPro
     Notes
     -----
     A square is that of the nearest pixel edges, as in :func:`lczcube.aggregate_patches`: 320 m at
-    10 m are 32 x 32 pixels wherever it lies. Reads the rows that hold patches, a strip at a time.
+    10 m are 32 x 32 pixels wherever it lies. Means are over mapped pixels; of classes within 1e-6
+    of the best the lowest code is taken. Reads the rows that hold patches, a strip at a time.
     """
-    lattice = _lattice(maps)
-    boxes = _boxes(patches, lattice)
+    means, mapped_fraction = _means(maps, patches)
+    is_mapped = mapped_fraction > 0
+    best = np.max(means, axis=1, initial=0, where=is_mapped[:, None])
+    lcz = np.argmax(means >= best[:, None] - TIE, axis=1) + 1
+    chance = np.take_along_axis(means, lcz[:, None] - 1, axis=1)[:, 0]
+    columns = {
+        "lcz": np.where(is_mapped, lcz, NODATA).astype(np.uint8),
+        "confidence": chance.astype(np.float32),
+        "mapped_fraction": mapped_fraction,
+    }
+    return pd.DataFrame(columns, index=patches.index)
+
+
+def patch_probabilities(maps: xr.Dataset, patches: gpd.GeoDataFrame) -> npt.NDArray[np.float32]:
+    """Mean probability of each class over the mapped pixels of each square.
+
+    Parameters
+    ----------
+    maps, patches
+        As in :func:`lcz_of_patches`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, (n, 17), in the order of ``patches``; rows sum to 1, as those of a model, though
+        stored per cents are rounded. NaN where no pixel of the square is mapped.
+
+    Raises
+    ------
+    GridMismatchError, LabelError
+        As in :func:`lcz_of_patches`.
+    """
+    means, _ = _means(maps, patches)
+    shares: npt.NDArray[np.float64] = means / means.sum(axis=1, keepdims=True)
+    return shares.astype(np.float32)
+
+
+def _means(
+    maps: xr.Dataset, patches: gpd.GeoDataFrame
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float32]]:
+    """Mean probabilities of each square, (n, 17), NaN where it has none; its share mapped, (n,)."""
+    boxes = _boxes(patches, _lattice(maps))
     probability = _class_first(maps["probability"])
-    mean = np.full((len(patches), N_CLASSES), np.nan, np.float32)
+    means = np.full((len(patches), N_CLASSES), np.nan)
     mapped_fraction = np.zeros(len(patches), np.float32)
     for members, top, bottom in _strips(boxes, probability):
         strip = _shares(probability[:, top:bottom].to_numpy())
         for i in members.tolist():
             square = strip[:, *boxes.within(i, top)]
             mapped = np.isfinite(square[0])
-            mapped_fraction[i] = np.count_nonzero(mapped) / boxes.n_px(i)
+            mapped_fraction[i] = mapped.sum() / boxes.n_px(i)
             if mapped.any():
-                mean[i] = square[:, mapped].mean(axis=1, dtype=np.float64)
-    return PatchProbabilities(mean, mapped_fraction)
+                means[i] = square[:, mapped].mean(axis=1, dtype=np.float64)
+    return means, mapped_fraction
 
 
 class _Lattice(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from lczcube.confidence import Confidence
 from lczcube.cube import GRID_ATTR
 from lczcube.errors import ModelError
 from lczcube.lcz import N_CLASSES, NODATA, require_codes
@@ -132,7 +133,9 @@ def products_of(attrs: Mapping[Any, Any]) -> tuple[str, ...]:
     return tuple(json.loads(listed) if isinstance(listed, str) else listed)
 
 
-def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
+def predict_features(
+    model: TabularModel, features: xr.Dataset, *, confidence: Confidence | None = None
+) -> xr.Dataset:
     """Map of zones, confidence and probabilities from features, lazy if the features are.
 
     Parameters
@@ -143,14 +146,18 @@ def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
         ``features`` float32 ``(cell_y, cell_x, feature)``, names in the coordinate ``feature``,
         NaN where unknown; ``covered`` bool ``(cell_y, cell_x)``, False where the map has no data.
         Attribute ``products``: a list. NumPy or Dask.
+    confidence : Confidence, optional
+        Of the model. Default: its probabilities as they are.
 
     Returns
     -------
     xarray.Dataset
         ``lcz`` uint8 ``(cell_y, cell_x)``, 0 no data; ``confidence`` uint8 ``(cell_y, cell_x)``,
         per cent, 255 no data; ``probability`` uint8 ``(lcz_class, cell_y, cell_x)``, per cent,
-        255 no data. No data where not covered or where all features are NaN. Coordinates, chunks
-        and grid are those of ``features``.
+        255 no data. No data where not covered or where all features are NaN. With confidence also
+        ``label_set``, ``dissimilarity`` and ``applicable``; see
+        :func:`lczcube.models.maps.map_dataset`. Coordinates, chunks and grid are those of
+        ``features``.
 
     Raises
     ------
@@ -165,7 +172,14 @@ def predict_features(model: TabularModel, features: xr.Dataset) -> xr.Dataset:
     values = features["features"].transpose("cell_y", "cell_x", "feature")
     covered = features["covered"].transpose("cell_y", "cell_x")
     probability = _predicted(model, values.data, covered.data)
-    return map_dataset(probability, covered, model.meta, grid_json=features.attrs.get(GRID_ATTR))
+    return map_dataset(
+        probability,
+        covered,
+        model.meta,
+        grid_json=features.attrs.get(GRID_ATTR),
+        confidence=confidence,
+        features=values,
+    )
 
 
 def file_fingerprint(*parts: bytes) -> str:

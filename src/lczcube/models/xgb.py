@@ -86,6 +86,12 @@ class XgbModel:
         seen = self._booster.inplace_predict(features, validate_features=False)
         return scatter_classes(np.asarray(seen, np.float32), self.meta.classes)
 
+    def importance(self) -> npt.NDArray[np.float64]:
+        """Total gain of each feature over all splits, float64 (n_features,); 0 if it is unused."""
+        gain = self._booster.get_score(importance_type="total_gain")
+        names = self._booster.feature_names or [f"f{i}" for i in range(len(self.meta.features))]
+        return np.array([gain.get(name, 0.0) for name in names], np.float64)
+
     def save(self, folder: str | Path) -> None:
         """Write ``model.ubj`` and ``model.json`` to ``folder``; an older model is replaced.
 

@@ -42,6 +42,9 @@ N_DRAWS = 1000
 FLOOR = 1e-9
 """Least probability that the likelihood reckons with."""
 
+_DRAWN_AT_ONCE = 1 << 22
+"""Counts of groups in memory while the bootstrap draws."""
+
 Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
@@ -251,18 +254,50 @@ def fit_calibration(held: HeldOut, is_class: npt.NDArray[np.bool_]) -> Calibrati
 
 def reliability(held: HeldOut, is_class: npt.NDArray[np.bool_], *, seed: int = 0) -> Reliability:
     """Calibration error before and after, each fold calibrated by the others."""
-    raw, after = held.votes.top, cross_fitted(held, is_class).max(axis=1)
-    right = held.is_right
+    after = cross_fitted(held, is_class).max(axis=1)
+    return reliability_of(
+        held.votes.top, after, held.is_right, held.group, method=held.method, seed=seed
+    )
+
+
+def reliability_of(
+    raw: Float64,
+    after: Float64,
+    right: npt.NDArray[np.bool_],
+    group: npt.NDArray[Any],
+    *,
+    method: str,
+    right_after: npt.NDArray[np.bool_] | None = None,
+    seed: int = 0,
+) -> Reliability:
+    """What two confidences of the same rows, before and after calibration, are worth.
+
+    Parameters
+    ----------
+    raw, after : numpy.ndarray
+        float64 in [0, 1], (row,).
+    right : numpy.ndarray
+        bool, (row,): whether the row is right.
+    group : numpy.ndarray
+        (row,): what the bootstrap draws whole.
+    method : str
+        What was held out.
+    right_after : numpy.ndarray, optional
+        bool, (row,): whether the row is right after calibration. Default: as before.
+    seed : int
+        Of the bootstrap. Default 0.
+    """
+    later = right if right_after is None else right_after
     return Reliability(
-        method=held.method,
+        method=method,
         n_rows=len(right),
-        n_groups=int(np.unique(held.group).size),
+        n_groups=int(np.unique(group).size),
         accuracy=float(right.mean()),
         error_raw=calibration_error(raw, right),
-        error_calibrated=calibration_error(after, right),
-        interval_raw=bootstrap_error(raw, right, held.group, seed=seed),
-        interval_calibrated=bootstrap_error(after, right, held.group, seed=seed),
-        bins=(*reliability_bins("raw", raw, right), *reliability_bins("calibrated", after, right)),
+        error_calibrated=calibration_error(after, later),
+        interval_raw=bootstrap_error(raw, right, group, seed=seed),
+        interval_calibrated=bootstrap_error(after, later, group, seed=seed),
+        bins=(*reliability_bins("raw", raw, right), *reliability_bins("calibrated", after, later)),
     )
 
 
@@ -291,10 +326,15 @@ def bootstrap_error(
         return None
     excess = np.zeros((n_groups, METRIC_BINS))
     np.add.at(excess, (owner, confidence_bins(confidence)), right - confidence)
-    drawn = np.random.default_rng(seed).multinomial(
-        n_groups, np.full(n_groups, 1 / n_groups), size=N_DRAWS
-    )
-    draws = np.abs(drawn @ excess).sum(axis=1) / (drawn @ np.bincount(owner))
+    sizes, rng = np.bincount(owner), np.random.default_rng(seed)
+    draws = np.empty(N_DRAWS)
+    step = max(1, _DRAWN_AT_ONCE // n_groups)
+    for start in range(0, N_DRAWS, step):
+        part = slice(start, min(start + step, N_DRAWS))
+        drawn = rng.multinomial(
+            n_groups, np.full(n_groups, 1 / n_groups), size=part.stop - part.start
+        )
+        draws[part] = np.abs(drawn @ excess).sum(axis=1) / (drawn @ sizes)
     return percentile_interval(draws)
 
 
@@ -362,8 +402,12 @@ def _natural(point: Float64) -> tuple[float, float]:
 def _probabilities(
     shares: Float64, temperature: float, mix: float, is_class: npt.NDArray[np.bool_]
 ) -> Float64:
-    top = shares.max(axis=1, keepdims=True)
-    sharpened = (shares / top) ** (1 / temperature)
-    sharpened /= sharpened.sum(axis=1, keepdims=True)
-    probability: Float64 = (1 - mix) * sharpened + mix * is_class / is_class.sum()
-    return probability
+    mixed: Float64 = (1 - mix) * sharpened(shares, temperature) + mix * is_class / is_class.sum()
+    return mixed
+
+
+def sharpened(shares: npt.NDArray[Any], temperature: float) -> npt.NDArray[Any]:
+    """``softmax(log(share) / temperature)`` of each row, (row, 17), in the dtype of the shares."""
+    powers = (shares / shares.max(axis=1, keepdims=True)) ** (1 / temperature)
+    scaled: npt.NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
+    return scaled
