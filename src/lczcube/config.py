@@ -359,6 +359,33 @@ class UnetTable(Table):
     batch: Count = 8
 
 
+class ConfidenceTable(Table):
+    """The ``[confidence]`` table: what the probabilities of maps are worth.
+
+    Attributes
+    ----------
+    calibration : str
+        ``temperature``, ``isotonic`` or ``none``, learnt on labels that were held out.
+    promise : float
+        Share of the label sets that hold the true class, in (0, 1).
+    score : str
+        Of the label sets: ``aps``, ``raps`` or ``lac``.
+    classwise : bool
+        Keep the promise for each class that has enough groups.
+    applicability : bool
+        Say of each cell whether its features are like those of training.
+    max_samples : int
+        Training samples that cells are compared with.
+    """
+
+    calibration: Literal["temperature", "isotonic", "none"] = "temperature"
+    promise: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    score: Literal["aps", "raps", "lac"] = "aps"
+    classwise: bool = False
+    applicability: bool = True
+    max_samples: Count = 5000
+
+
 class CityFile(Table):
     """A city file or a catalog file.
 
@@ -372,7 +399,7 @@ class CityFile(Table):
         The ``[city.NAME]`` tables; empty in a catalog file.
     inputs : tuple of Input
         The ``[[input]]`` tables.
-    grid, propagate, xgb, unet
+    confidence, grid, propagate, xgb, unet
         The tables of that name, filled with defaults.
     rules : RulesTable or None
         The ``[rules]`` table; without it no cell is labelled by rule.
@@ -383,6 +410,7 @@ class CityFile(Table):
     id: SafeName
     title: str | None = None
     cities: Annotated[dict[SafeName, City], Field(alias="city")] = Field(default_factory=dict)
+    confidence: ConfidenceTable = ConfidenceTable()
     grid: GridTable = GridTable()
     inputs: Annotated[tuple[AnyInput, ...], Field(alias="input", min_length=1, strict=False)]
     propagate: PropagateTable = PropagateTable()
@@ -498,6 +526,7 @@ def _table_of(
         "run": RunTable,
         "unet": UnetTable,
         "xgb": XgbTable,
+        "confidence": ConfidenceTable,
     }
     if head in tables and len(loc) > 1:
         return f"[{head}]", tables[str(head)], loc[1:]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from lczcube.confidence import Confidence
 from lczcube.config import CityFile
 from lczcube.labels.samples import join_samples, sample_squares
 from lczcube.lcz import N_CLASSES
@@ -21,6 +22,7 @@ from lczcube.models import (
     fit_unet,
     fit_xgb,
     predict,
+    predict_features,
 )
 from lczcube.patchmaps import patch_probabilities
 from lczcube.trainingdata import CityData, Rows, TrainingData, pseudo_samples, training_area
@@ -48,7 +50,7 @@ class Learner(Protocol):
     def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
         """What a model says of samples: float32 (n, 17), a row of NaN for nothing."""
 
-    def map(self, model: Any, city: CityData) -> xr.Dataset:
+    def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """Its map of a city; lazy."""
 
 
@@ -82,9 +84,9 @@ class OnFeatures:
         found: npt.NDArray[np.float32] = model.probability(features)
         return found
 
-    def map(self, model: Any, city: CityData) -> xr.Dataset:
+    def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of cells."""
-        return predict(model, city.features)
+        return predict_features(model, city.features, confidence=confidence)
 
     def _samples(self, data: TrainingData) -> xr.Dataset:
         return data.pixels if self.of_pixels else data.samples
@@ -128,10 +130,10 @@ class OnPixels:
             mine = np.flatnonzero(owners == city.city)
             if len(mine):
                 squares = sample_squares(data.samples.isel(sample=rows[mine]), city.grid)
-                found[mine] = patch_probabilities(self.map(model, city), squares)
+                found[mine] = patch_probabilities(self.map(model, city, None), squares)
         return found
 
-    def map(self, model: Any, city: CityData) -> xr.Dataset:
+    def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of pixels."""
         return predict(model, city.open_cube(model.context_px))
 

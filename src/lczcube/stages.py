@@ -41,7 +41,7 @@ from lczcube.training import cross_validate_models, mapped_models, predict_maps,
 from lczcube.windows import aggregate, projected_peak_bytes
 
 PLACES: dict[str, Any] = {"cities": {"__all__": {"bbox", "crs"}}}
-SETTINGS = {"run", "grid", "propagate", "xgb", "unet"}
+SETTINGS = {"run", "grid", "propagate", "confidence", "xgb", "unet"}
 
 MODELS = "models"
 """Folder of a run's models."""
@@ -475,7 +475,7 @@ TO_PROPAGATE: tuple[Stage, ...] = (
 def _trains(kind: str) -> Stage:
     def settings(run: Run) -> Any:
         keys = ("split", "folds", "seed", "pseudo_weight", "pseudo_per_class")
-        own = run.config.model_dump(mode="json", include={kind})
+        own = run.config.model_dump(mode="json", include={kind, "confidence"})
         return own | {key: getattr(run.table, key) for key in keys}
 
     def compute(run: Run) -> str:

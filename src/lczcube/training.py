@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from lczcube.confidence import Confidence, ConfidenceSettings, fit_confidence
 from lczcube.config import CityFile
 from lczcube.crossval import (
     Candidate,
@@ -23,7 +24,7 @@ from lczcube.labels import Split, split_labels
 from lczcube.labels.samples import without_rules
 from lczcube.lcz import N_CLASSES
 from lczcube.learners import LEARNERS, Learner
-from lczcube.models import load_model
+from lczcube.models import XgbModel, load_model
 from lczcube.protocols import ScoreProtocol
 from lczcube.runtime import Progress
 from lczcube.trainingdata import CityData, Rows, TrainingData, roles_of, run_table
@@ -38,7 +39,7 @@ _PROBABILITIES = [f"p{code}" for code in range(1, N_CLASSES + 1)]
 
 
 def train_model(data: TrainingData, kind: str, folder: Path, *, progress: Progress) -> str:
-    """Fit and save a model on all labels that may train, with its predictions of held-out folds.
+    """Fit and save a model on all labels that may train, with what models like it are worth.
 
     Parameters
     ----------
@@ -63,6 +64,10 @@ def train_model(data: TrainingData, kind: str, folder: Path, *, progress: Progre
     model.save(folder)
     if held_out is not None:
         _write_held_out(held_out, folder / HELD_OUT)
+        try:
+            _confidence(data, learner, model, held_out).save(folder)
+        except LabelError as error:
+            progress(f"train: {kind}, no confidence: {error}")
     return f"{kind} on {model.meta.n_train} samples"
 
 
@@ -71,10 +76,12 @@ def predict_maps(config: CityFile, data: CityData, models: Path) -> dict[str, xr
 
     The first model of each unit in ``[run] models`` makes the map of ``cells``, and of ``pixels``.
     """
-    return {
-        unit: LEARNERS[kind].map(load_model(models / kind), data)
-        for unit, kind in mapped_models(config).items()
-    }
+    maps = {}
+    for unit, kind in mapped_models(config).items():
+        folder = models / kind
+        confidence = Confidence.load(folder) if Confidence.is_in(folder) else None
+        maps[unit] = LEARNERS[kind].map(load_model(folder), data, confidence)
+    return maps
 
 
 def mapped_models(config: CityFile) -> dict[str, str]:
@@ -181,6 +188,31 @@ def _held_out(
         lambda fold: told(f"fold {fold + 1} of {split.n_folds}"),
     )
     return _held_out_table(data.frame, split, found)
+
+
+def _confidence(
+    data: TrainingData, learner: Learner, model: Any, held_out: pd.DataFrame
+) -> Confidence:
+    """What a model's probabilities are worth, from what others like it said of held-out labels."""
+    table = data.config.confidence
+    has_features = table.applicability and learner.unit == "cells"
+    return fit_confidence(
+        held_out[_PROBABILITIES].to_numpy(np.float32),
+        held_out["lcz"].to_numpy(),
+        held_out["group"].to_numpy(str),
+        cities=held_out["city"].to_numpy(str),
+        folds=held_out["fold"].to_numpy(),
+        features=data.samples["features"].values if has_features else None,
+        weights=model.importance() if isinstance(model, XgbModel) else None,
+        settings=ConfidenceSettings(
+            method=table.calibration,
+            promise=table.promise,
+            score=table.score,
+            classwise=table.classwise,
+            max_samples=table.max_samples,
+            seed=data.run.seed,
+        ),
+    )
 
 
 def _held_out_table(frame: pd.DataFrame, split: Split, found: Predicted) -> pd.DataFrame:
