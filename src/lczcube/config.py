@@ -304,6 +304,10 @@ class XgbTable(Table):
         Least sum of Hessians in a leaf.
     balance : float
         Class weights, 0 (none) to 1 (every class the same total weight).
+    early_stopping : int
+        Rounds without gain on held-out samples after which a fit ends; 0 is off.
+    device : str
+        ``cpu`` or ``cuda``.
     """
 
     rounds: Count = 100
@@ -313,6 +317,8 @@ class XgbTable(Table):
     colsample: Share = 0.2
     min_child_weight: Annotated[float, Field(ge=0)] = 1.0
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class UnetTable(Table):

@@ -5,7 +5,8 @@ pixel whose centre lies in it; all share the polygon's group, which no split cut
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import shapely
 import xarray as xr
 
 from lczcube.cube import GRID_ATTR, grid_of, halo_of, image
-from lczcube.errors import ConfigError, LabelError
+from lczcube.errors import ConfigError, LabelError, MissingInputError
 from lczcube.grid import Grid
 from lczcube.labels.burn import label_cells
 from lczcube.labels.origins import LABEL, ORIGIN, is_by_rule
@@ -25,6 +26,9 @@ from lczcube.windows import STATS, aggregate_patches
 
 MIN_VALID_FRACTION = 0.5
 """A patch with less than this share of valid pixels is no sample."""
+
+_GROUP_ROWS = 16384
+"""Rows of a row group: 24 MiB of 384 features, which is what a reader of a large table holds."""
 
 COLUMNS = (
     "patch_id",
@@ -135,13 +139,65 @@ def write_samples(samples: xr.Dataset, path: str | Path) -> None:
     table = pd.concat([pd.DataFrame(columns), features], axis=1)
     table.attrs = dict(samples.attrs)
     partial = Path(path).with_name(Path(path).name + ".partial")
-    table.to_parquet(partial, index=False)
+    table.to_parquet(partial, index=False, row_group_size=_GROUP_ROWS)
     partial.replace(path)
 
 
 def read_samples(path: str | Path) -> xr.Dataset:
     """Samples of :func:`write_samples`, in memory."""
-    table = pd.read_parquet(path)
+    return _samples_of(pd.read_parquet(path))
+
+
+def read_sample_header(path: str | Path) -> xr.Dataset:
+    """Samples of :func:`write_samples` without a row: names of the features, and attributes.
+
+    Raises
+    ------
+    MissingInputError, LabelError
+        As for :func:`iter_samples`.
+    """
+    with _open_samples(path) as (file, attrs):
+        return _samples_of(_with_attrs(file.schema_arrow.empty_table().to_pandas(), attrs))
+
+
+def iter_samples(path: str | Path, *, n_rows: int) -> Iterator[xr.Dataset]:
+    """Samples of :func:`write_samples` in parts of at most ``n_rows``, in the order of the file.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    LabelError
+        If it is no table of samples.
+    """
+    with _open_samples(path) as (file, attrs):
+        for batch in file.iter_batches(batch_size=n_rows):
+            yield _samples_of(_with_attrs(batch.to_pandas(), attrs))
+
+
+@contextmanager
+def _open_samples(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The Parquet file, and the attributes that pandas keeps in its metadata."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not Path(path).is_file():
+        raise MissingInputError(f"there is no {path}; name a file that write_samples wrote.")
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file, json.loads((file.schema_arrow.metadata or {})[b"PANDAS_ATTRS"])
+    except (KeyError, pyarrow.ArrowException) as error:
+        raise LabelError(
+            f"{path} is no table of samples of write_samples: {error!r}. Make samples again."
+        ) from error
+
+
+def _with_attrs(table: pd.DataFrame, attrs: dict[str, Any]) -> pd.DataFrame:
+    table.attrs = attrs
+    return table
+
+
+def _samples_of(table: pd.DataFrame) -> xr.Dataset:
     names = _columns_of(table)
     features = table.drop(columns=names)
     data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in names}

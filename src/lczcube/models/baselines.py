@@ -13,7 +13,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from lczcube.models.meta import ModelMeta, scatter_classes
-from lczcube.models.tabular import TrainingTable, file_fingerprint, training_table
+from lczcube.models.tabular import TrainingTable, file_fingerprint, meta_of, training_table
 
 _ONE_AT_A_TIME = Lock()
 """scikit-learn swaps Python's global warning filters while a forest predicts (1.9)."""
@@ -112,4 +112,6 @@ def _model(
 ) -> SklearnModel:
     content = (table.features, table.lcz, table.weight)
     fingerprint = file_fingerprint(*(values.tobytes() for values in content))
-    return SklearnModel(table.meta(kind, seed=seed, parameters=parameters), classifier, fingerprint)
+    return SklearnModel(
+        meta_of(table, kind, seed=seed, parameters=parameters), classifier, fingerprint
+    )
