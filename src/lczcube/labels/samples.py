@@ -5,7 +5,7 @@ pixel whose centre lies in it; all share the polygon's group, which no split cut
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,9 @@ def write_samples(samples: xr.Dataset, path: str | Path) -> None:
 
 def read_samples(path: str | Path) -> xr.Dataset:
     """Samples of :func:`write_samples`, in memory."""
-    return _samples_of(pd.read_parquet(path))
+    table = pd.read_parquet(path)
+    features = table.drop(columns=_columns_of(table))
+    return _samples_of(table, features.to_numpy(np.float32), features.columns.tolist(), table.attrs)
 
 
 def read_sample_header(path: str | Path) -> xr.Dataset:
@@ -157,7 +159,7 @@ def read_sample_header(path: str | Path) -> xr.Dataset:
         As for :func:`iter_samples`.
     """
     with _open_samples(path) as (file, attrs):
-        return _samples_of(_with_attrs(file.schema_arrow.empty_table().to_pandas(), attrs))
+        return _samples_of_arrow(file.schema_arrow.empty_table(), attrs)
 
 
 def iter_samples(path: str | Path, *, n_rows: int) -> Iterator[xr.Dataset]:
@@ -172,7 +174,7 @@ def iter_samples(path: str | Path, *, n_rows: int) -> Iterator[xr.Dataset]:
     """
     with _open_samples(path) as (file, attrs):
         for batch in file.iter_batches(batch_size=n_rows):
-            yield _samples_of(_with_attrs(batch.to_pandas(), attrs))
+            yield _samples_of_arrow(batch, attrs)
 
 
 @contextmanager
@@ -192,17 +194,27 @@ def _open_samples(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         ) from error
 
 
-def _with_attrs(table: pd.DataFrame, attrs: dict[str, Any]) -> pd.DataFrame:
-    table.attrs = attrs
-    return table
+def _samples_of_arrow(table: Any, attrs: dict[str, Any]) -> xr.Dataset:
+    columns = _columns_of(table.schema.names)
+    names = [name for name in table.schema.names if name not in columns]
+    # Column by column: the whole as a data frame would be there three times.
+    features = np.empty((table.num_rows, len(names)), np.float32)
+    for number, name in enumerate(names):
+        features[:, number] = table.column(name).to_numpy(zero_copy_only=False)
+    return _samples_of(table.select(columns).to_pandas(), features, names, attrs)
 
 
-def _samples_of(table: pd.DataFrame) -> xr.Dataset:
-    names = _columns_of(table)
-    features = table.drop(columns=names)
-    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in names}
-    data["features"] = (("sample", "feature"), features.to_numpy(np.float32))
-    return xr.Dataset(data, coords={"feature": features.columns.tolist()}, attrs=table.attrs)
+def _samples_of(
+    table: pd.DataFrame,
+    features: npt.NDArray[np.float32],
+    names: list[str],
+    attrs: Mapping[Any, Any],
+) -> xr.Dataset:
+    data: dict[str, Any] = {
+        name: (("sample",), table[name].to_numpy()) for name in _columns_of(table)
+    }
+    data["features"] = (("sample", "feature"), features)
+    return xr.Dataset(data, coords={"feature": names}, attrs=attrs)
 
 
 def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -287,7 +299,7 @@ def sample_squares(samples: xr.Dataset, grid: Grid, *, side_m: float | None = No
     )
 
 
-def _columns_of(samples: xr.Dataset | pd.DataFrame) -> list[str]:
+def _columns_of(samples: xr.Dataset | pd.DataFrame | Sequence[str]) -> list[str]:
     return [*COLUMNS, *([ORIGIN] if ORIGIN in samples else [])]
 
 
