@@ -9,7 +9,9 @@ import xarray as xr
 
 from lczcube.cube import grid_of, halo_of, image
 from lczcube.errors import ModelError
-from lczcube.models.baselines import SklearnModel, fit_forest, fit_knn
+from lczcube.models.baselines import KINDS as BASELINES
+from lczcube.models.baselines import SklearnModel, fit_forest, fit_knn, fit_linear
+from lczcube.models.batches import Batch, Batches
 from lczcube.models.meta import ModelMeta, read_meta, require_features
 from lczcube.models.tabular import TabularModel, predict_features
 from lczcube.models.unet import (
@@ -24,6 +26,8 @@ from lczcube.models.xgb import XgbModel, XgbParameters, fit_xgb
 
 __all__ = [
     "Area",
+    "Batch",
+    "Batches",
     "ModelMeta",
     "SklearnModel",
     "TabularModel",
@@ -34,6 +38,7 @@ __all__ = [
     "context_px",
     "fit_forest",
     "fit_knn",
+    "fit_linear",
     "fit_unet",
     "fit_xgb",
     "load_model",
@@ -45,7 +50,7 @@ __all__ = [
 ]
 
 
-def load_model(folder: str | Path) -> XgbModel | UnetModel:
+def load_model(folder: str | Path) -> XgbModel | UnetModel | SklearnModel:
     """The model saved in a folder, whichever kind it is.
 
     Raises
@@ -53,7 +58,7 @@ def load_model(folder: str | Path) -> XgbModel | UnetModel:
     MissingInputError
         If there is no model in ``folder``.
     ModelError
-        If its kind cannot be loaded.
+        If its kind is unknown, or its weights are missing or damaged.
     MissingExtraError
         If the library of its kind is not installed.
     """
@@ -62,7 +67,12 @@ def load_model(folder: str | Path) -> XgbModel | UnetModel:
         return XgbModel.load(folder)
     if kind == "unet":
         return UnetModel.load(folder)
-    raise ModelError(f"{folder} holds a {kind} model; only xgb and unet are saved. Train again.")
+    if kind in BASELINES:
+        return SklearnModel.load(folder)
+    raise ModelError(
+        f"{folder} holds a {kind} model; xgb, unet, {', '.join(BASELINES)} can be loaded. Train "
+        "again."
+    )
 
 
 def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:

@@ -1,5 +1,6 @@
 """Gradient-boosted trees on features: XGBoost, in memory or out of core."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +42,7 @@ table XGBoost's sketches take more memory than the table (1.1 GB at 400,000 x 38
 of the time of 100 rounds; LightGBM draws 200,000 (``bin_construct_sample_cnt``)."""
 
 _WEIGHTS_NAME = "model.ubj"
+_CHECKSUM_NAME = "model.ubj.sha256"
 _LEAST = {"rounds": 1, "max_depth": 1, "min_child_weight": 0, "balance": 0, "early_stopping": 0}
 
 
@@ -119,7 +121,7 @@ class XgbModel:
         return scatter_classes(np.asarray(seen, np.float32), self.meta.classes)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``model.ubj`` and ``model.json`` to ``folder``; an older model is replaced.
+        """Write ``model.ubj``, its checksum and ``model.json``; an older model is replaced.
 
         Raises
         ------
@@ -128,6 +130,7 @@ class XgbModel:
         """
         with written_folder(folder, self.meta) as partial:
             (partial / _WEIGHTS_NAME).write_bytes(self.weights)
+            (partial / _CHECKSUM_NAME).write_text(_checksum(self.weights), encoding="ascii")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -138,13 +141,19 @@ class XgbModel:
         MissingInputError
             If there is no model in ``folder``.
         ModelError
-            If it is a model of another kind.
+            If it is a model of another kind, or its trees are missing, damaged or not of it.
         MissingExtraError
             If xgboost is not installed.
         """
         meta = read_meta(folder, kind=KIND)
-        model = cls(meta, (Path(folder) / _WEIGHTS_NAME).read_bytes())
-        _ = model._booster
+        path = Path(folder) / _WEIGHTS_NAME
+        model = cls(meta, _read_weights(path))
+        n_features = model._booster.num_features()
+        if n_features != len(meta.features):
+            raise ModelError(
+                f"{path} holds trees of {n_features} features, {folder} a model of "
+                f"{len(meta.features)}. Train the model again."
+            )
         return model
 
     @cached_property
@@ -157,6 +166,25 @@ class XgbModel:
     def __getstate__(self) -> dict[str, Any]:
         """Meta and weights: a worker builds its own booster."""
         return {"meta": self.meta, "weights": self.weights}
+
+
+def _read_weights(path: Path) -> bytes:
+    """The bytes that were saved: of others XGBoost 3.2 may end the process, and no error."""
+    try:
+        weights = path.read_bytes()
+        saved = path.with_name(_CHECKSUM_NAME).read_text(encoding="ascii", errors="replace")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}. Train the model again.") from error
+    if _checksum(weights) != saved:
+        raise ModelError(
+            f"{path} is not what was saved: its SHA-256 is not that of {_CHECKSUM_NAME}. Train the "
+            "model again."
+        )
+    return weights
+
+
+def _checksum(weights: bytes) -> str:
+    return hashlib.sha256(weights).hexdigest()
 
 
 def fit_xgb(
