@@ -27,12 +27,12 @@ from lczcube.models import spool as spools
 from lczcube.models import xgb as trees
 from lczcube.models.batches import (
     Batch,
-    Batches,
     SourceBatches,
     cell_batches,
     joined_batches,
     parquet_batches,
     pixel_batches,
+    read_batches,
     sample_batches,
 )
 from lczcube.models.spool import scratch_folder, spool
@@ -65,16 +65,6 @@ def full_samples(n: int = 90, *, city: str = "here", seed: int = 0) -> xr.Datase
     }
     assigned = samples.assign({name: ("sample", values) for name, values in columns.items()})
     return assigned.assign_attrs(unit="patch", absent_features="[]")
-
-
-def rows_of(batches: Batches) -> Batch:
-    """All rows as one batch."""
-    parts = list(batches)
-    return Batch(
-        np.concatenate([p.features for p in parts]),
-        np.concatenate([p.lcz for p in parts]),
-        np.concatenate([p.weight for p in parts]),
-    )
 
 
 def source(samples: xr.Dataset, sizes: list[int]) -> SourceBatches:
@@ -220,10 +210,10 @@ def test_a_parquet_table_gives_its_rows_in_order(tmp_path: Path) -> None:
     samples = full_samples()
     write_samples(samples, tmp_path / "s.parquet")
     batches = parquet_batches(tmp_path / "s.parquet")
-    found = rows_of(batches)
-    np.testing.assert_array_equal(found.features, samples["features"])
-    np.testing.assert_array_equal(found.lcz, samples["lcz"])
-    np.testing.assert_array_equal(found.weight, samples["weight"])
+    found = read_batches(batches)
+    np.testing.assert_array_equal(found["features"].values, samples["features"])
+    np.testing.assert_array_equal(found["lcz"].values, samples["lcz"])
+    np.testing.assert_array_equal(found["weight"].values, samples["weight"])
     assert (batches.names, batches.products) == (("a", "b", "noise"), ("made/1",))
     assert batches.synthetic
 
@@ -237,7 +227,7 @@ def test_a_table_of_several_row_groups_is_read_part_by_part(
     write_samples(samples, tmp_path / "s.parquet")
     batches = parquet_batches(tmp_path / "s.parquet", rows=np.arange(90) % 7 == 0)
     assert [len(batch.lcz) for batch in batches] == [4, 4, 3, 2]
-    np.testing.assert_array_equal(rows_of(batches).features, samples["features"][::7])
+    np.testing.assert_array_equal(read_batches(batches)["features"], samples["features"][::7])
 
 
 def test_rows_are_chosen_by_their_columns_or_by_their_number(tmp_path: Path) -> None:
@@ -249,8 +239,8 @@ def test_rows_are_chosen_by_their_columns_or_by_their_number(tmp_path: Path) -> 
         return table["split"] == "test"
 
     for rows in (held_out, np.arange(90) % 5 == 0):
-        found = rows_of(parquet_batches(tmp_path / "s.parquet", rows=rows))
-        np.testing.assert_array_equal(found.features, wanted)
+        found = read_batches(parquet_batches(tmp_path / "s.parquet", rows=rows))
+        np.testing.assert_array_equal(found["features"].values, wanted)
 
 
 def test_a_selection_of_another_length_is_refused(tmp_path: Path) -> None:
@@ -300,7 +290,7 @@ def test_lazy_samples_are_read_a_chunk_at_a_time() -> None:
     samples = made_samples()
     batches = sample_batches(samples.chunk(sample=40))
     assert [len(batch.lcz) for batch in batches] == [40, 40, 10]
-    np.testing.assert_array_equal(rows_of(batches).features, samples["features"])
+    np.testing.assert_array_equal(read_batches(batches)["features"], samples["features"])
 
 
 def cells(height: int = 7, width: int = 9) -> xr.Dataset:
@@ -329,11 +319,11 @@ def test_labelled_cells_give_their_own_features(chunks: dict[str, int] | None) -
             "weight": [1, 2, 3, 4, 5],
         }
     )
-    found = rows_of(cell_batches(features, labels))
-    order = np.argsort(found.weight)
-    assert found.lcz[order].tolist() == [6, 2, 2, 2, 6]
+    found = read_batches(cell_batches(features, labels))
+    order = np.argsort(found["weight"].values)
+    assert found["lcz"].values[order].tolist() == [6, 2, 2, 2, 6]
     wanted = [[6, 8], [0, 5], [np.nan, np.nan], [2, 7], [2, 7]]
-    np.testing.assert_array_equal(found.features[order], wanted)
+    np.testing.assert_array_equal(found["features"].values[order], wanted)
 
 
 def test_only_chunks_with_labels_are_read_each_once_and_in_order() -> None:
@@ -380,11 +370,11 @@ def area(*, halo_px: int = 2, chunks: dict[str, int] | None = None) -> Area:
 @pytest.mark.parametrize("chunks", [None, {"y": 4, "x": 5, "band": 1}])
 def test_labelled_pixels_give_their_own_bands(halo_px: int, chunks: dict[str, int] | None) -> None:
     batches = pixel_batches(area(halo_px=halo_px, chunks=chunks))
-    found = rows_of(batches)
-    order = np.argsort(found.features[:, 0])
-    assert found.features[order].tolist() == [[1, 2], [4, 8], [6, 0]]
-    assert found.lcz[order].tolist() == [2, 6, 6]
-    assert found.weight.tolist() == [0.5] * 3
+    found = read_batches(batches)
+    order = np.argsort(found["features"].values[:, 0])
+    assert found["features"].values[order].tolist() == [[1, 2], [4, 8], [6, 0]]
+    assert found["lcz"].values[order].tolist() == [2, 6, 6]
+    assert found["weight"].values.tolist() == [0.5] * 3
     assert (batches.names, batches.products) == (("made_row", "made_column"), ("made/1",))
     assert batches.synthetic
 
@@ -392,7 +382,9 @@ def test_labelled_pixels_give_their_own_bands(halo_px: int, chunks: dict[str, in
 def test_labels_that_do_not_lie_on_their_image_are_refused() -> None:
     given = area(halo_px=2)
     shifted = Area("made", given.image, given.lcz, halo_px=1)
-    with pytest.raises(GridMismatchError, match="image of made is 11 x 13 pixels"):
+    with pytest.raises(
+        GridMismatchError, match=r"image of made has .* halo of 1 it has bands, y: 9 and x: 11"
+    ):
         pixel_batches(shifted)
 
 

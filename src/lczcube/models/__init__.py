@@ -7,12 +7,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from lczcube.cube import grid_of, halo_of, image
+from lczcube.cube import feature_names, grid_of, halo_of, image
 from lczcube.errors import ModelError
 from lczcube.models.baselines import KINDS as BASELINES
 from lczcube.models.baselines import SklearnModel, fit_forest, fit_knn, fit_linear
 from lczcube.models.batches import Batch, Batches
 from lczcube.models.meta import ModelMeta, read_meta, require_features
+from lczcube.models.pixels import predict_pixels
 from lczcube.models.tabular import TabularModel, predict_features
 from lczcube.models.unet import (
     Area,
@@ -44,6 +45,7 @@ __all__ = [
     "load_model",
     "predict",
     "predict_features",
+    "predict_pixels",
     "predict_unet",
     "read_meta",
     "require_features",
@@ -83,14 +85,16 @@ def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
     model : TabularModel or UnetModel
         Fitted, or from :func:`load_model`.
     data : xarray.Dataset
-        What the model learned from: features of :func:`lczcube.aggregate`; for a U-Net the cube of
-        :func:`lczcube.open_cube` with ``halo_px=model.context_px`` or more.
+        What the model learned from: features of :func:`lczcube.aggregate`, or for a model of pixels
+        the cube of :func:`lczcube.open_cube`; for a U-Net with ``halo_px=model.context_px`` or
+        more.
 
     Returns
     -------
     xarray.Dataset
-        ``lcz``, ``confidence`` and ``probability``, see :func:`predict_features` and
-        :func:`predict_unet`; :func:`lczcube.write_product` takes it as it is.
+        ``lcz``, ``confidence`` and ``probability``, see :func:`predict_features`,
+        :func:`predict_pixels` and :func:`predict_unet`; :func:`lczcube.write_product` takes it as
+        it is.
 
     Raises
     ------
@@ -100,6 +104,8 @@ def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
         If the halo of the cube is too small.
     """
     is_unet = isinstance(model, UnetModel)
+    if not isinstance(model, UnetModel) and model.meta.features == tuple(feature_names(data)):
+        return predict_pixels(model, image(data), grid=grid_of(data), halo_px=halo_of(data))
     if is_unet == ("features" in data):
         wanted = "pixels: give it the cube" if is_unet else "features: give it aggregate(cube)"
         raise ModelError(f"a {model.meta.kind} model maps {wanted}, not {_listed(data)}.")

@@ -14,6 +14,7 @@ import xarray as xr
 from lczcube.errors import GridMismatchError, LabelError, ModelError
 from lczcube.labels.samples import iter_samples, read_sample_header, sample_frame
 from lczcube.models.meta import _first_difference, _listed
+from lczcube.models.pixels import pixels_of
 from lczcube.models.tabular import Described, feature_names, products_of, sample_weights
 from lczcube.models.unet import Area
 
@@ -153,13 +154,7 @@ def pixel_batches(area: Area) -> SourceBatches:
     GridMismatchError
         If the labels do not lie on the image.
     """
-    halo, (height, width) = area.halo_px, area.lcz.shape
-    if area.image.sizes["y"] != height + 2 * halo or area.image.sizes["x"] != width + 2 * halo:
-        raise GridMismatchError(
-            f"image of {area.city} is {area.image.sizes['y']} x {area.image.sizes['x']} pixels, "
-            f"its labels {height} x {width} with a halo of {halo}; both lie on one grid."
-        )
-    inner = area.image.transpose("y", "x", "band")[halo : halo + height, halo : halo + width]
+    inner = pixels_of(area.image, area.lcz.shape, area.halo_px, where=area.city)
 
     def read() -> Iterator[Batch]:
         row, column = (index.astype(np.int32) for index in np.nonzero(area.lcz))
@@ -188,6 +183,25 @@ def joined_batches(parts: Sequence[Batches]) -> SourceBatches:
             yield from part
 
     return SourceBatches(first.names, first.products, any(p.synthetic for p in parts), read)
+
+
+def read_batches(batches: Batches) -> xr.Dataset:
+    """All rows of batches as samples in memory, which is what the baselines take."""
+    empty = Batch(
+        np.empty((0, len(batches.names)), np.float32),
+        np.empty(0, np.uint8),
+        np.empty(0, np.float32),
+    )
+    parts = [empty, *batches]
+    return xr.Dataset(
+        {
+            "features": (("sample", "feature"), np.concatenate([p.features for p in parts])),
+            "lcz": ("sample", np.concatenate([p.lcz for p in parts])),
+            "weight": ("sample", np.concatenate([p.weight for p in parts])),
+        },
+        coords={"feature": list(batches.names)},
+        attrs={"products": list(batches.products), "synthetic": int(batches.synthetic)},
+    )
 
 
 def require_same_features(one: Described, other: Described) -> None:
