@@ -86,7 +86,7 @@ def sample_batches(samples: xr.Dataset) -> SourceBatches:
     columns = samples[["features", "lcz", *(["weight"] if "weight" in samples else [])]]
 
     def read() -> Iterator[Batch]:
-        for start, stop in _sample_chunks(samples):
+        for start, stop in sample_chunks(samples):
             yield _batch(columns.isel(sample=slice(start, stop)).compute())
 
     return _source(samples, read)
@@ -237,7 +237,8 @@ def _batch(samples: xr.Dataset) -> Batch:
     return Batch(features.astype(np.float32, copy=False), lcz, sample_weights(samples))
 
 
-def _sample_chunks(samples: xr.Dataset) -> Iterator[tuple[int, int]]:
+def sample_chunks(samples: xr.Dataset) -> Iterator[tuple[int, int]]:
+    """First row and the one past the last of each chunk; of small parts where there are none."""
     n = samples.sizes["sample"]
     chunks = dict(samples["features"].chunksizes).get("sample")
     edges = np.cumsum([0, *chunks]) if chunks else np.append(np.arange(0, n, _ROWS), n)

@@ -296,8 +296,9 @@ def settings_of(
     }
 
 
-def early_stop(xgboost: Any, rounds: int) -> list[Any]:
+def early_stop(rounds: int) -> list[Any]:
     """XGBoost's callbacks that end a fit after so many rounds without gain; none for 0."""
+    xgboost = import_extra("xgboost", extra="xgb")
     return [xgboost.callback.EarlyStopping(rounds=rounds, save_best=True)] if rounds else []
 
 
@@ -335,7 +336,7 @@ def _boosted(
     data = matrices.of_training(train, seed)
     evals = []
     if held is not None:
-        _require_held_out(held, train)
+        require_held_out(held, train)
         evals = [(matrices.of_table(held, ref=data), "valid")]
     booster = xgboost.train(
         settings_of(parameters, len(train.classes), seed=seed, n_threads=n_threads),
@@ -343,7 +344,7 @@ def _boosted(
         num_boost_round=parameters.rounds,
         evals=evals,
         verbose_eval=False,
-        callbacks=early_stop(xgboost, parameters.early_stopping),
+        callbacks=early_stop(parameters.early_stopping),
     )
     return fitted_model(booster, train, parameters, seed=seed)
 
@@ -415,7 +416,14 @@ def _as_batches(samples: xr.Dataset | Batches) -> Batches:
     return sample_batches(samples) if isinstance(samples, xr.Dataset) else samples
 
 
-def _require_held_out(held: TrainingTable | Spool, train: TrainingTable | Spool) -> None:
+def require_held_out(held: Table, train: Table) -> None:
+    """Raise unless held-out samples have the features of training, and one of its classes.
+
+    Raises
+    ------
+    ModelError
+        Naming what differs.
+    """
     require_same_features(train, held)
     if not set(held.classes) & set(train.classes):
         found, taught = (", ".join(map(str, t.classes)) or "none" for t in (held, train))
