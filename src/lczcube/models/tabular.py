@@ -192,8 +192,10 @@ def sample_table(samples: xr.Dataset) -> TrainingTable:
     weight = sample_weights(samples)
     names = feature_names(samples)
     use = usable_rows(features, lcz, weight, names)
+    # No copy of the whole where all rows are used.
+    used = features if use.all() else features[use]
     return TrainingTable(
-        features=np.ascontiguousarray(features[use], dtype=np.float32),
+        features=np.ascontiguousarray(used, dtype=np.float32),
         lcz=lcz[use].astype(np.uint8),
         weight=weight[use],
         names=names,

