@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
+import rasterio
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.features import rasterize
 
 from lczcube.errors import (
     GridMismatchError,
@@ -430,6 +434,38 @@ def test_labels_that_do_not_lie_on_their_image_are_refused() -> None:
         GridMismatchError, match=r"image of made has .* halo of 1 it has bands, y: 9 and x: 11"
     ):
         pixel_batches(shifted)
+
+
+def test_pixels_of_the_real_scene_are_those_that_gdal_reads(realdata: Path, tmp_path: Path) -> None:
+    folder = realdata / "hongkong"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    with rasterio.open(folder / "landsat8_36band_100m.tif") as file:
+        stored, transform, crs = file.read(), file.transform, file.crs
+        image = xr.DataArray(
+            np.where(stored == 0, np.nan, stored).astype(np.float32),
+            dims=("band", "y", "x"),
+            coords={"band": [f"b{i:02d}" for i in range(file.count)]},
+            attrs={"products": []},
+        )
+        polygons = gpd.read_file(folder / "lcz_dfc2017_train_polygons.gpkg").to_crs(crs)
+        pairs = list(zip(polygons.geometry, polygons["lcz"].astype(int), strict=True))
+        lcz = rasterize(pairs, image.shape[1:], transform=transform, dtype="uint8")
+        row, column = np.nonzero(lcz)
+        places = np.column_stack(transform * (column + 0.5, row + 0.5))
+        wanted = np.array(list(file.sample(places)), np.float32)
+    batches = pixel_batches(Area("hongkong", image.chunk(y=100, x=130), lcz))
+    found = read_batches(batches)
+    wanted[wanted == 0] = np.nan
+
+    def ordered(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return rows[np.lexsort(rows.T)]
+
+    np.testing.assert_array_equal(ordered(found["features"].values), ordered(wanted))
+    in_memory = fit_xgb(found, seed=0, parameters=SAMPLED)
+    streamed = fit_xgb(batches, seed=0, parameters=SAMPLED, scratch=tmp_path)
+    assert streamed.weights == in_memory.weights
+    assert streamed.meta.n_train == int((~np.isnan(wanted).all(axis=1)).sum()) > 4000
 
 
 # bad input, in memory and in batches
