@@ -10,6 +10,7 @@ import lczcube
 from lczcube.cube import image
 from lczcube.errors import GridMismatchError, ModelError
 from lczcube.grid import Grid
+from lczcube.labels.samples import join_samples, write_samples
 from lczcube.models import (
     Area,
     SklearnModel,
@@ -20,7 +21,11 @@ from lczcube.models import (
     predict_pixels,
 )
 from lczcube.models.batches import pixel_batches, read_batches
+from tests.conftest import PROJECT
 from tests.scenes import CRS, catalog_of, raster_input, write_raster
+from tests.test_examples import python_blocks
+from tests.test_models_tabular import made_features
+from tests.test_xgb_external import full_samples
 
 GRID = Grid(CRS, (100, 1000, 104, 1004), chunk_cells=2)
 HALF_PX = 64
@@ -120,3 +125,30 @@ def test_another_product_or_other_bands_are_refused(
         predict_pixels(trees, pixels, grid=GRID, products=("made/2",))
     with pytest.raises(ModelError, match="number 0 is"):
         predict_pixels(trees, pixels.isel(band=[1, 0]), grid=GRID)
+
+
+def test_the_examples_of_the_guide_on_trees_and_baselines_run(
+    catalog: lczcube.catalog.Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (PROJECT / "docs" / "guide" / "models.md").read_text(encoding="utf-8")
+    cities = [full_samples(city=city, seed=seed) for seed, city in enumerate(("here", "there"))]
+    lcz = np.zeros(GRID.shape, np.uint8)
+    lcz[::9, :HALF_PX], lcz[::9, HALF_PX:] = 2, 6
+    given = {
+        "samples": join_samples(cities),
+        "features": made_features(),
+        "area": Area("made", image(opened(catalog)), lcz),
+        "cube": opened(catalog),
+    }
+    monkeypatch.chdir(tmp_path)
+    for samples in cities:
+        write_samples(samples, f"{samples['city'].values[0]}.parquet")
+    sections = page.split("\n## ")
+    for name in ("Trees on features", "Baselines"):
+        (section,) = (text for text in sections if text.startswith(name))
+        for block in python_blocks(section):
+            exec(compile(block, "models.md", "exec"), given)
+    assert 0 < given["n_rounds"] < 500
+    assert given["mapped"]["lcz"].shape == GRID.shape
+    assert given["probability"].shape == (180, 17)
+    assert list((tmp_path / "scratch").iterdir()) == []

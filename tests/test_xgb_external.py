@@ -527,6 +527,20 @@ def test_batches_without_rows_or_without_data_are_passed_over(small_blocks: None
     assert found.weights == fit_xgb(samples, seed=0, parameters=QUICK).weights
 
 
+def test_a_batch_of_another_shape_than_its_names_is_refused() -> None:
+    samples = made_samples()
+    for names in (("a", "b"), ("a", "b", "noise", "more")):
+        given = SourceBatches(names, (), True, lambda: iter(source(samples, [30])))
+        with pytest.raises(ModelError, match=r"a batch has features \(30, 3\)"):
+            fit_xgb(given, seed=0, parameters=QUICK)
+
+
+def test_a_code_that_no_byte_holds_is_refused() -> None:
+    labels = pd.DataFrame({"row": [0, 1], "column": [0, 0], "lcz": [257, 2]})
+    with pytest.raises(LabelError, match="code 257"):
+        fit_xgb(cell_batches(cells(), labels), seed=0, parameters=QUICK)
+
+
 def test_no_batch_at_all_is_refused() -> None:
     with pytest.raises(ModelError, match="no labelled sample"):
         fit_xgb(SourceBatches(("a",), (), False, lambda: iter([])), seed=0, parameters=QUICK)

@@ -278,7 +278,7 @@ def _raster_batches(values: Any, labels: pd.DataFrame) -> Iterator[Batch]:
         weight = part["weight"] if "weight" in part else np.ones(len(part))
         yield Batch(
             found.astype(np.float32, copy=False),
-            part["lcz"].to_numpy(np.uint8),
+            part["lcz"].to_numpy(),
             np.asarray(weight, np.float32),
         )
 

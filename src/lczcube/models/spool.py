@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from lczcube.errors import StoreError
+from lczcube.errors import ModelError, StoreError
 from lczcube.lcz import N_CLASSES
 from lczcube.models.batches import Batch, Batches
 from lczcube.models.tabular import usable_rows
@@ -93,7 +93,8 @@ def spool(batches: Batches, folder: Path) -> Spool:
     LabelError
         If a code is not 0-17.
     ModelError
-        If a weight is negative or not finite, or a feature is infinite.
+        If a batch has not the shape that its names give, a weight is negative or not finite, or a
+        feature is infinite.
     StoreError
         If the disk is full.
     """
@@ -172,8 +173,18 @@ def _unwritable(folder: Path, error: OSError) -> StoreError:
 
 def _usable(batches: Batches) -> Iterator[Batch]:
     for batch in batches:
+        _require_shape(batch, len(batches.names))
         use = usable_rows(batch.features, batch.lcz, batch.weight, batches.names)
         yield _rows_of(batch, np.flatnonzero(use))
+
+
+def _require_shape(batch: Batch, n_features: int) -> None:
+    n = len(batch.lcz)
+    if batch.features.shape != (n, n_features) or batch.weight.shape != (n,):
+        raise ModelError(
+            f"a batch has features {batch.features.shape}, weights {batch.weight.shape} and {n} "
+            f"labels; with {n_features} names of features it has ({n}, {n_features}) and ({n},)."
+        )
 
 
 def _blocks(batches: Iterator[Batch], n_block: int, n_features: int) -> Iterator[Batch]:
