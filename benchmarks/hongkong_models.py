@@ -29,6 +29,7 @@ from lczcube.models import (
     XgbParameters,
     fit_forest,
     fit_knn,
+    fit_linear,
     fit_unet,
     fit_xgb,
 )
@@ -179,10 +180,15 @@ def main() -> None:
     def knn(samples: xr.Dataset, seed: int) -> TabularModel:
         return fit_knn(samples, seed=seed)
 
+    def linear(samples: xr.Dataset, seed: int) -> TabularModel:
+        return fit_linear(samples, seed=seed)
+
     tabular: dict[str, tuple[xr.Dataset, Fit]] = {
         "forest on pixels": (pixels, forest),
         "forest on windows": (windows, forest),
         "knn on windows": (windows, knn),
+        "linear on pixels": (pixels, linear),
+        "linear on windows": (windows, linear),
         "xgb on pixels": (pixels, xgb),
         "xgb on windows": (windows, xgb),
     }

@@ -238,7 +238,8 @@ def test_a_loaded_model_predicts_the_same_bytes(tmp_path: Path) -> None:
     assert loaded.meta == model.meta
     rows = made_samples(seed=5)["features"].values
     assert loaded.probability(rows).tobytes() == model.probability(rows).tobytes()
-    assert sorted(p.name for p in (tmp_path / "xgb").iterdir()) == ["model.json", "model.ubj"]
+    names = sorted(p.name for p in (tmp_path / "xgb").iterdir())
+    assert names == ["model.json", "model.ubj", "model.ubj.sha256"]
 
 
 def test_a_pickled_model_predicts_the_same_bytes() -> None:

@@ -232,7 +232,7 @@ class RulesTable(Table):
         return self
 
 
-ModelKind = Literal["xgb", "unet", "forest", "knn"]
+ModelKind = Literal["xgb", "xgb_pixels", "unet", "linear", "forest", "knn"]
 """Kinds of models that a run can train and keep."""
 
 
@@ -261,9 +261,9 @@ class RunTable(Table):
     seed : int
         Seed of everything random.
     models : tuple of str
-        Kinds of models that are trained and kept: ``xgb``, ``forest``, ``knn`` on features,
-        ``unet`` on pixels. The first on features makes the map ``cells``, the first on pixels the
-        map ``pixels``.
+        Kinds of models that are trained and kept: ``xgb``, ``linear``, ``forest``, ``knn`` on
+        features, ``unet`` and ``xgb_pixels`` on pixels. The first on features makes the map
+        ``cells``, the first on pixels the map ``pixels``.
     baselines : tuple of str
         Kinds that are only scored; also ``forest_pixels``, a forest on the bare centre pixel.
     stats : tuple of str
@@ -325,6 +325,10 @@ class XgbTable(Table):
         Least sum of Hessians in a leaf.
     balance : float
         Class weights, 0 (none) to 1 (every class the same total weight).
+    early_stopping : int
+        Rounds without gain on held-out samples after which a fit ends; 0 is off.
+    device : str
+        ``cpu`` or ``cuda``.
     """
 
     rounds: Count = 100
@@ -334,6 +338,8 @@ class XgbTable(Table):
     colsample: Share = 0.2
     min_child_weight: Annotated[float, Field(ge=0)] = 1.0
     balance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class UnetTable(Table):

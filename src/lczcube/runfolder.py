@@ -17,7 +17,7 @@ from lczcube.cubestore import is_stored, open_stored_cube, stored_halo_px
 from lczcube.errors import CatalogError, ConfigError, LabelError, StoreError
 from lczcube.grid import Grid
 from lczcube.labels import read_labels
-from lczcube.labels.samples import read_samples
+from lczcube.labels.samples import open_samples, read_samples
 from lczcube.labels.table import single_class
 from lczcube.layers import layer_geobox
 from lczcube.products import open_features
@@ -30,6 +30,9 @@ from lczcube.windows import aggregate
 RUN_FILE = "run.json"
 CUBE_STORE = "cube.zarr"
 """A city's cube, once it was brought home."""
+
+MOST_SAMPLE_BYTES = 256 << 20
+"""Parquet tables of samples that are larger in sum are not held in memory."""
 
 RULE_LABELS = "rule_labels.parquet"
 """The cells of a city that a rule labelled, with the counts of those that it did not."""
@@ -167,9 +170,12 @@ class Run:
         return gpd.read_parquet(self.path(city, RULE_LABELS))
 
     def samples(self, name: str = "samples.parquet") -> dict[str, xr.Dataset]:
-        """Samples of every city that has some."""
+        """Samples of every city that has some, in memory; lazy where they are large."""
         paths = {city: self.path(city, name) for city in self.cities}
-        return {city: read_samples(path) for city, path in paths.items() if path.exists()}
+        found = {city: path for city, path in paths.items() if path.exists()}
+        is_large = sum(path.stat().st_size for path in found.values()) > MOST_SAMPLE_BYTES
+        read = open_samples if is_large else read_samples
+        return {city: read(path) for city, path in found.items()}
 
     def data(self, city: str) -> CityData:
         """What the models need of a city."""

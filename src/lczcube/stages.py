@@ -53,6 +53,7 @@ MAP_TITLES = {
     "linear": "Linear model on windows",
     "patch": "Patch network",
     "unet": "U-Net on pixels",
+    "xgb_pixels": "XGBoost on pixels",
 }
 
 
@@ -475,7 +476,9 @@ TO_PROPAGATE: tuple[Stage, ...] = (
 def _trains(kind: str) -> Stage:
     def settings(run: Run) -> Any:
         keys = ("split", "folds", "seed", "pseudo_weight", "pseudo_per_class")
-        own = run.config.model_dump(mode="json", include={kind, "confidence"})
+        own = run.config.model_dump(
+            mode="json", include={kind.removesuffix("_pixels"), "confidence"}
+        )
         return own | {key: getattr(run.table, key) for key in keys}
 
     def compute(run: Run) -> str:

@@ -19,10 +19,13 @@ from lczcube.grid import Grid
 from lczcube.labels import Roles, rasterize_labels
 from lczcube.labels.origins import ORIGIN, PSEUDO, is_by_rule
 from lczcube.labels.samples import absent_features, join_samples, sample_frame
-from lczcube.labels.splits import rows_of_roles
+from lczcube.labels.splits import Method, rows_of_roles, split_labels
 from lczcube.lcz import NODATA
 from lczcube.models import Area
 from lczcube.windows import layer_of_feature
+
+STOPPING_FOLDS = 5
+"""One in so many is held out to stop by."""
 
 Rows = npt.NDArray[np.intp]
 """Positions of samples."""
@@ -124,6 +127,21 @@ class TrainingData:
     def groups(self, rows: Rows) -> set[str]:
         """Groups of labels that samples are of."""
         return set(self.frame["group"].to_numpy()[rows].tolist())
+
+    def held_for_stopping(self, rows: Rows, *, seed: int) -> tuple[Rows, Rows | None]:
+        """Rows to train on and, where ``[xgb] early_stopping`` asks, rows to stop by.
+
+        A fold of whole cities, blocks or polygons, as the run's split has them.
+        """
+        if not self.config.xgb.early_stopping:
+            return rows, None
+        frame = self.frame.iloc[rows].reset_index(drop=True)
+        method: Method = self.run.split if self.run.split in ("block", "city") else "polygon"
+        if method == "city" and frame["city"].nunique() < 2:
+            method = "polygon"
+        split = split_labels(frame, method=method, folds=STOPPING_FOLDS, seed=seed)
+        train, held = split.train_test(0)
+        return rows[train], rows[held]
 
     def only(self, inputs: Sequence[str]) -> "TrainingData":
         """The same labels with some of the inputs."""

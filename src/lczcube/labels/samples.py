@@ -5,7 +5,8 @@ pixel whose centre lies in it; all share the polygon's group, which no split cut
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import shapely
 import xarray as xr
 
 from lczcube.cube import GRID_ATTR, grid_of, halo_of, image
-from lczcube.errors import ConfigError, LabelError
+from lczcube.errors import ConfigError, LabelError, MissingInputError
 from lczcube.grid import Grid
 from lczcube.labels.burn import label_cells
 from lczcube.labels.origins import LABEL, ORIGIN, is_by_rule
@@ -25,6 +26,9 @@ from lczcube.windows import STATS, Pair, aggregate_patches
 
 MIN_VALID_FRACTION = 0.5
 """A patch with less than this share of valid pixels is no sample."""
+
+_GROUP_ROWS = 16384
+"""Rows of a row group: 24 MiB of 384 features, which is what a reader of a large table holds."""
 
 COLUMNS = (
     "patch_id",
@@ -137,18 +141,114 @@ def write_samples(samples: xr.Dataset, path: str | Path) -> None:
     table = pd.concat([pd.DataFrame(columns), features], axis=1)
     table.attrs = dict(samples.attrs)
     partial = Path(path).with_name(Path(path).name + ".partial")
-    table.to_parquet(partial, index=False)
+    table.to_parquet(partial, index=False, row_group_size=_GROUP_ROWS)
     partial.replace(path)
 
 
 def read_samples(path: str | Path) -> xr.Dataset:
     """Samples of :func:`write_samples`, in memory."""
     table = pd.read_parquet(path)
-    names = _columns_of(table)
-    features = table.drop(columns=names)
-    data: dict[str, Any] = {name: (("sample",), table[name].to_numpy()) for name in names}
-    data["features"] = (("sample", "feature"), features.to_numpy(np.float32))
-    return xr.Dataset(data, coords={"feature": features.columns.tolist()}, attrs=table.attrs)
+    features = table.drop(columns=_columns_of(table))
+    return _samples_of(table, features.to_numpy(np.float32), features.columns.tolist(), table.attrs)
+
+
+def open_samples(path: str | Path) -> xr.Dataset:
+    """Samples of :func:`write_samples` with lazy ``features``, a row group of the file a chunk.
+
+    Raises
+    ------
+    MissingInputError, LabelError
+        As for :func:`iter_samples`.
+    """
+    import dask.array as da
+
+    with _open_samples(path) as (file, attrs):
+        columns = _columns_of(file.schema_arrow.names)
+        table = file.read(columns=columns).to_pandas()
+        names = [name for name in file.schema_arrow.names if name not in columns]
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    features = da.map_blocks(
+        _row_group,
+        str(path),
+        chunks=(tuple(sizes), (len(names),)),
+        dtype=np.float32,
+        meta=np.empty((0, 0), np.float32),
+    )
+    return _samples_of(table, features, names, attrs)
+
+
+def _row_group(path: str, block_id: tuple[int, int]) -> npt.NDArray[np.float32]:
+    with _open_samples(path) as (file, attrs):
+        group = _samples_of_arrow(file.read_row_group(block_id[0]), attrs)
+    features: npt.NDArray[np.float32] = group["features"].values
+    return features
+
+
+def read_sample_header(path: str | Path) -> xr.Dataset:
+    """Samples of :func:`write_samples` without a row: names of the features, and attributes.
+
+    Raises
+    ------
+    MissingInputError, LabelError
+        As for :func:`iter_samples`.
+    """
+    with _open_samples(path) as (file, attrs):
+        return _samples_of_arrow(file.schema_arrow.empty_table(), attrs)
+
+
+def iter_samples(path: str | Path, *, n_rows: int) -> Iterator[xr.Dataset]:
+    """Samples of :func:`write_samples` in parts of at most ``n_rows``, in the order of the file.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    LabelError
+        If it is no table of samples.
+    """
+    with _open_samples(path) as (file, attrs):
+        for batch in file.iter_batches(batch_size=n_rows):
+            yield _samples_of_arrow(batch, attrs)
+
+
+@contextmanager
+def _open_samples(path: str | Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The Parquet file, and the attributes that pandas keeps in its metadata."""
+    import pyarrow
+    import pyarrow.parquet
+
+    if not Path(path).is_file():
+        raise MissingInputError(f"there is no {path}; name a file that write_samples wrote.")
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file, json.loads((file.schema_arrow.metadata or {})[b"PANDAS_ATTRS"])
+    except (KeyError, pyarrow.ArrowException) as error:
+        raise LabelError(
+            f"{path} is no table of samples of write_samples: {error!r}. Make samples again."
+        ) from error
+
+
+def _samples_of_arrow(table: Any, attrs: dict[str, Any]) -> xr.Dataset:
+    columns = _columns_of(table.schema.names)
+    names = [name for name in table.schema.names if name not in columns]
+    # Column by column: the whole as a data frame would be there three times.
+    features = np.empty((table.num_rows, len(names)), np.float32)
+    for number, name in enumerate(names):
+        features[:, number] = table.column(name).to_numpy(zero_copy_only=False)
+    return _samples_of(table.select(columns).to_pandas(), features, names, attrs)
+
+
+def _samples_of(
+    table: pd.DataFrame,
+    features: Any,
+    names: list[str],
+    attrs: Mapping[Any, Any],
+) -> xr.Dataset:
+    data: dict[str, Any] = {
+        name: (("sample",), table[name].to_numpy()) for name in _columns_of(table)
+    }
+    data["features"] = (("sample", "feature"), features)
+    return xr.Dataset(data, coords={"feature": names}, attrs=attrs)
 
 
 def join_samples(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -233,7 +333,7 @@ def sample_squares(samples: xr.Dataset, grid: Grid, *, side_m: float | None = No
     )
 
 
-def _columns_of(samples: xr.Dataset | pd.DataFrame) -> list[str]:
+def _columns_of(samples: xr.Dataset | pd.DataFrame | Sequence[str]) -> list[str]:
     return [*COLUMNS, *([ORIGIN] if ORIGIN in samples else [])]
 
 

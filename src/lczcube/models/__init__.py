@@ -7,10 +7,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from lczcube.cube import grid_of, halo_of, image
+from lczcube.cube import feature_names, grid_of, halo_of, image
 from lczcube.errors import ModelError
-from lczcube.models.baselines import SklearnModel, fit_forest, fit_knn
+from lczcube.models.baselines import KINDS as BASELINES
+from lczcube.models.baselines import SklearnModel, fit_forest, fit_knn, fit_linear
+from lczcube.models.batches import Batch, Batches
 from lczcube.models.meta import ModelMeta, read_meta, require_features
+from lczcube.models.pixels import predict_pixels
 from lczcube.models.tabular import TabularModel, predict_features
 from lczcube.models.unet import (
     Area,
@@ -24,6 +27,8 @@ from lczcube.models.xgb import XgbModel, XgbParameters, fit_xgb
 
 __all__ = [
     "Area",
+    "Batch",
+    "Batches",
     "ModelMeta",
     "SklearnModel",
     "TabularModel",
@@ -34,18 +39,20 @@ __all__ = [
     "context_px",
     "fit_forest",
     "fit_knn",
+    "fit_linear",
     "fit_unet",
     "fit_xgb",
     "load_model",
     "predict",
     "predict_features",
+    "predict_pixels",
     "predict_unet",
     "read_meta",
     "require_features",
 ]
 
 
-def load_model(folder: str | Path) -> XgbModel | UnetModel:
+def load_model(folder: str | Path) -> XgbModel | UnetModel | SklearnModel:
     """The model saved in a folder, whichever kind it is.
 
     Raises
@@ -53,7 +60,7 @@ def load_model(folder: str | Path) -> XgbModel | UnetModel:
     MissingInputError
         If there is no model in ``folder``.
     ModelError
-        If its kind cannot be loaded.
+        If its kind is unknown, or its weights are missing or damaged.
     MissingExtraError
         If the library of its kind is not installed.
     """
@@ -62,7 +69,12 @@ def load_model(folder: str | Path) -> XgbModel | UnetModel:
         return XgbModel.load(folder)
     if kind == "unet":
         return UnetModel.load(folder)
-    raise ModelError(f"{folder} holds a {kind} model; only xgb and unet are saved. Train again.")
+    if kind in BASELINES:
+        return SklearnModel.load(folder)
+    raise ModelError(
+        f"{folder} holds a {kind} model; xgb, unet, {', '.join(BASELINES)} can be loaded. Train "
+        "again."
+    )
 
 
 def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
@@ -73,14 +85,16 @@ def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
     model : TabularModel or UnetModel
         Fitted, or from :func:`load_model`.
     data : xarray.Dataset
-        What the model learned from: features of :func:`lczcube.aggregate`; for a U-Net the cube of
-        :func:`lczcube.open_cube` with ``halo_px=model.context_px`` or more.
+        What the model learned from: features of :func:`lczcube.aggregate`, or for a model of pixels
+        the cube of :func:`lczcube.open_cube`; for a U-Net with ``halo_px=model.context_px`` or
+        more.
 
     Returns
     -------
     xarray.Dataset
-        ``lcz``, ``confidence`` and ``probability``, see :func:`predict_features` and
-        :func:`predict_unet`; :func:`lczcube.write_product` takes it as it is.
+        ``lcz``, ``confidence`` and ``probability``, see :func:`predict_features`,
+        :func:`predict_pixels` and :func:`predict_unet`; :func:`lczcube.write_product` takes it as
+        it is.
 
     Raises
     ------
@@ -90,6 +104,8 @@ def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
         If the halo of the cube is too small.
     """
     is_unet = isinstance(model, UnetModel)
+    if not isinstance(model, UnetModel) and model.meta.features == tuple(feature_names(data)):
+        return predict_pixels(model, image(data), grid=grid_of(data), halo_px=halo_of(data))
     if is_unet == ("features" in data):
         wanted = "pixels: give it the cube" if is_unet else "features: give it aggregate(cube)"
         raise ModelError(f"a {model.meta.kind} model maps {wanted}, not {_listed(data)}.")

@@ -25,7 +25,7 @@ class ModelMeta:
     Attributes
     ----------
     kind : str
-        ``xgb``, ``unet``, ``forest`` or ``knn``.
+        ``xgb``, ``unet``, ``linear``, ``forest`` or ``knn``.
     features : tuple of str
         Names of the features, or of the bands of a U-Net, in the order of training.
     products : tuple of str

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from lczcube.confidence import Confidence
 from lczcube.cube import GRID_ATTR
 from lczcube.errors import ModelError
 from lczcube.lcz import N_CLASSES, NODATA, require_codes
+from lczcube.models.balance import class_totals
 from lczcube.models.maps import map_dataset, on_raster, shared
 from lczcube.models.meta import ModelMeta, require_classes, require_features
 
@@ -44,6 +45,50 @@ class SavedModel(Protocol):
         """Write weights and ``model.json``; an older model there is replaced at once."""
 
 
+class Described(Protocol):
+    """Features that say what they are."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features."""
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Embedding products of the features."""
+
+    @property
+    def synthetic(self) -> bool:
+        """True when the data are made up."""
+
+
+class Table(Described, Protocol):
+    """A table that a model was fitted on."""
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The codes that occur, ascending."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of samples."""
+
+
+class Rows(Protocol):
+    """Labelled feature vectors in memory."""
+
+    @property
+    def features(self) -> npt.NDArray[np.float32]:
+        """float32, shape (n, n_features)."""
+
+    @property
+    def lcz(self) -> npt.NDArray[np.uint8]:
+        """uint8, shape (n,)."""
+
+    @property
+    def weight(self) -> npt.NDArray[np.float32]:
+        """float32, shape (n,)."""
+
+
 @dataclass(frozen=True)
 class TrainingTable:
     """Samples a tabular model can learn from.
@@ -70,25 +115,61 @@ class TrainingTable:
     synthetic: bool
 
     @property
+    def n_rows(self) -> int:
+        """Number of samples."""
+        return len(self.lcz)
+
+    @property
+    def totals(self) -> npt.NDArray[np.float64]:
+        """Total weight of the samples of each code 0-17, float64."""
+        return class_totals(self.lcz, self.weight)
+
+    @property
     def classes(self) -> tuple[int, ...]:
         """The codes that occur, ascending."""
         return tuple(int(code) for code in np.unique(self.lcz))
 
-    def meta(self, kind: str, *, seed: int, parameters: Mapping[str, Any]) -> ModelMeta:
-        """The meta of a model fitted on this table."""
-        return ModelMeta(
-            kind=kind,
-            features=self.names,
-            products=self.products,
-            classes=self.classes,
-            seed=seed,
-            n_train=len(self.lcz),
-            synthetic=self.synthetic,
-            parameters=dict(parameters),
+    def rows(self, positions: npt.NDArray[np.intp]) -> Self:
+        """Some of the samples."""
+        return replace(
+            self,
+            features=self.features[positions],
+            lcz=self.lcz[positions],
+            weight=self.weight[positions],
         )
 
 
+def meta_of(table: Table, kind: str, *, seed: int, parameters: Mapping[str, Any]) -> ModelMeta:
+    """The meta of a model fitted on a table."""
+    return ModelMeta(
+        kind=kind,
+        features=table.names,
+        products=table.products,
+        classes=table.classes,
+        seed=seed,
+        n_train=table.n_rows,
+        synthetic=table.synthetic,
+        parameters=dict(parameters),
+    )
+
+
 def training_table(samples: xr.Dataset) -> TrainingTable:
+    """The table of :func:`sample_table`, of two classes or more.
+
+    Raises
+    ------
+    LabelError
+        If a code is not 1-17.
+    ModelError
+        If a weight is negative or not finite, a feature is infinite, or fewer than two classes are
+        left.
+    """
+    table = sample_table(samples)
+    require_classes(np.array(table.classes, np.uint8))
+    return table
+
+
+def sample_table(samples: xr.Dataset) -> TrainingTable:
     """The samples that teach something: a weight above 0, and a feature that is not NaN.
 
     Parameters
@@ -103,26 +184,64 @@ def training_table(samples: xr.Dataset) -> TrainingTable:
     LabelError
         If a code is not 1-17.
     ModelError
-        If a weight is negative or not finite, or if fewer than two classes are left.
+        If a weight is negative or not finite, or a feature is infinite.
     """
     features = samples["features"].transpose("sample", "feature").to_numpy()
     lcz = samples["lcz"].to_numpy()
-    weight = _sample_weights(samples)
-    require_codes(lcz, where="samples")
-    _require_weights(weight)
-    use = (weight > 0) & (lcz != NODATA) & ~np.isnan(features).all(axis=1)
-    require_classes(np.unique(lcz[use]))
+    weight = sample_weights(samples)
+    names = feature_names(samples)
+    use = usable_rows(features, lcz, weight, names)
+    # No copy of the whole where all rows are used.
+    used = features if use.all() else features[use]
     return TrainingTable(
-        features=np.ascontiguousarray(features[use], dtype=np.float32),
+        features=np.ascontiguousarray(used, dtype=np.float32),
         lcz=lcz[use].astype(np.uint8),
         weight=weight[use],
-        names=feature_names(samples),
+        names=names,
         products=products_of(samples.attrs),
         synthetic=bool(samples.attrs.get("synthetic", False)),
     )
 
 
-def feature_names(data: xr.Dataset) -> tuple[str, ...]:
+def usable_rows(
+    features: npt.NDArray[np.float32],
+    lcz: npt.NDArray[np.uint8],
+    weight: npt.NDArray[np.float32],
+    names: Sequence[str],
+) -> npt.NDArray[np.bool_]:
+    """Rows that teach something: a label, a weight above 0, and a feature that is not NaN.
+
+    Parameters
+    ----------
+    features : numpy.ndarray
+        float32, shape (n, n_features).
+    lcz : numpy.ndarray
+        uint8, shape (n,), 0 where there is no label.
+    weight : numpy.ndarray
+        float32, shape (n,).
+    names : sequence of str
+        Of the features, for messages.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool, shape (n,).
+
+    Raises
+    ------
+    LabelError
+        If a code is not 0-17.
+    ModelError
+        If a weight is negative or not finite, or a feature of a row that is used is infinite.
+    """
+    require_codes(lcz, where="samples")
+    _require_weights(weight)
+    use: npt.NDArray[np.bool_] = (weight > 0) & (lcz != NODATA) & ~np.isnan(features).all(axis=1)
+    _require_no_infinity(features, use, names)
+    return use
+
+
+def feature_names(data: xr.Dataset | xr.DataArray) -> tuple[str, ...]:
     """Names along the dimension ``feature``, in order."""
     return tuple(str(name) for name in data["feature"].to_numpy())
 
@@ -171,7 +290,7 @@ def predict_features(
     require_features(model.meta, feature_names(features), products_of(features.attrs))
     values = features["features"].transpose("cell_y", "cell_x", "feature")
     covered = features["covered"].transpose("cell_y", "cell_x")
-    probability = _predicted(model, values.data, covered.data)
+    probability = lazy_probability(model, values.data, covered.data)
     return map_dataset(
         probability,
         covered,
@@ -191,7 +310,8 @@ def file_fingerprint(*parts: bytes) -> str:
     return digest.hexdigest()
 
 
-def _sample_weights(samples: xr.Dataset) -> npt.NDArray[np.float32]:
+def sample_weights(samples: xr.Dataset) -> npt.NDArray[np.float32]:
+    """The variable ``weight`` of samples, float32; 1 where they have none."""
     if "weight" not in samples:
         return np.ones(samples.sizes["sample"], np.float32)
     return samples["weight"].to_numpy().astype(np.float32)
@@ -206,8 +326,20 @@ def _require_weights(weight: npt.NDArray[np.float32]) -> None:
         )
 
 
-def _predicted(model: TabularModel, values: Any, covered: Any) -> Any:
-    """Probabilities, float32 (17, y, x), NaN where there is no data."""
+def _require_no_infinity(
+    features: npt.NDArray[np.float32], use: npt.NDArray[np.bool_], names: Sequence[str]
+) -> None:
+    counts = (np.isinf(features) & use[:, None]).sum(axis=0)
+    if counts.any():
+        listed = ", ".join(f"{names[i]} ({counts[i]})" for i in np.flatnonzero(counts)[:3])
+        raise ModelError(
+            f"{np.count_nonzero(counts)} of {len(names)} features hold infinite values: {listed}; "
+            "a feature is a number, or NaN where it is unknown. Mask them before training."
+        )
+
+
+def lazy_probability(model: TabularModel, values: Any, covered: Any) -> Any:
+    """Probabilities, float32 (17, y, x), of (y, x, feature); NaN where there is no data."""
     import dask.array as da
 
     if not isinstance(values, da.Array):
