@@ -24,7 +24,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from lczcube.errors import MissingInputError, SourceError
-from lczcube.exports.geotiff import Band, staged, warped
+from lczcube.exports.geotiff import staged, warped
 from lczcube.exports.product_map import ProductMap, windows
 from lczcube.lcz import N_CLASSES, NODATA, ZONES
 
@@ -163,16 +163,17 @@ def building_parameters(
     with _open_heights(heights) as file:
         geobox = GeoBox((file.height, file.width), file.transform, str(file.crs))
         counts = _Counts(abs(file.transform.a), abs(file.transform.e), min_building_m)
-        bands = [Band("lcz", lcz_map.data["lcz"])]
         with (
-            staged(Path(scratch) / "ucp", bands, lcz_map.geobox, nodata=NODATA) as plain,
+            staged(
+                Path(scratch) / "ucp", [lcz_map.data["lcz"]], lcz_map.geobox, nodata=NODATA
+            ) as plain,
             warped(plain, geobox, Resampling.nearest) as classes,
         ):
             for rows, columns in windows(geobox, _STEP_PX):
                 window = _with_neighbours(rows, columns, file)
                 codes = classes.read(1, window=window)
                 counts.add(codes, _known_heights(file, window), (rows, columns), window)
-    if not counts.ground.any():
+    if not counts.ground[1:].any():
         raise SourceError(
             f"{heights} has no height where the map has a class; name heights of this city."
         )

@@ -6,13 +6,13 @@ by GDAL: it never stands in memory.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+import dask
 import numpy as np
 import numpy.typing as npt
 import rasterio
@@ -34,30 +34,25 @@ _STEP_PX = 2048
 """Side of what is computed and written at a time: whole tiles, 4 MB a band."""
 
 
-@dataclass(frozen=True)
-class Band:
-    """A band of a file: its name, uint8 values ``(y, x)``, lazy or not, and tags."""
-
-    name: str
-    values: xr.DataArray
-    tags: Mapping[str, str] | None = None
-
-
 def class_tags() -> dict[str, str]:
     """What each code of an LCZ band means, as tags of the band: they travel inside the file."""
     return {f"LCZ_{z.code}": zones.stac_classes()[z.code]["title"] for z in zones.ZONES}
 
 
 @contextmanager
-def staged(path: Path, bands: Sequence[Band], geobox: GeoBox, *, nodata: int) -> Iterator[Path]:
-    """The bands as a plain GeoTIFF beside ``path``, for as long as the ``with`` lasts."""
+def staged(
+    path: Path, layers: Sequence[xr.DataArray], geobox: GeoBox, *, nodata: int
+) -> Iterator[Path]:
+    """Layers as a plain GeoTIFF beside ``path``, for as long as the ``with`` lasts.
+
+    Layers are uint8 ``(y, x)`` or ``(class, y, x)``, a band a class, lazy or not.
+    """
+    n_bands = sum(layer[..., 0, 0].size for layer in layers)
     with TemporaryDirectory(prefix=".staged-", dir=path.parent) as folder:
         plain = Path(folder) / "plain.tif"
-        with rasterio.open(plain, "w", **_profile(geobox, len(bands), nodata)) as file:
-            for rows, columns in windows(geobox, _STEP_PX):
-                window = Window.from_slices(rows, columns)
-                for number, band in enumerate(bands, 1):
-                    file.write(np.asarray(band.values[rows, columns]), number, window=window)
+        with rasterio.open(plain, "w", **_profile(geobox, n_bands, nodata)) as file:
+            for window, values in blocks_of(layers, geobox):
+                file.write(values, window=window)
         yield plain
 
 
@@ -144,11 +139,14 @@ def aux_path(path: Path) -> Path:
     return path.with_name(path.name + ".aux.xml")
 
 
-def bands_of(bands: Sequence[Band], geobox: GeoBox) -> Iterator[tuple[Window, npt.NDArray[Any]]]:
-    """Blocks of bands that already lie on the pixels to write; computed one by one."""
-    for rows, columns in windows(geobox, _STEP_PX):
-        values = np.stack([np.asarray(band.values[rows, columns]) for band in bands])
-        yield Window.from_slices(rows, columns), values
+def blocks_of(
+    layers: Sequence[xr.DataArray], geobox: GeoBox
+) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+    """Blocks ``(band, y, x)`` of layers that lie on ``geobox``; each chunk is computed once."""
+    for window in write_windows(geobox):
+        rows, columns = window.toslices()
+        parts = dask.compute(*(layer[..., rows, columns].data for layer in layers))
+        yield window, np.concatenate([part.reshape(-1, *part.shape[-2:]) for part in parts])
 
 
 def write_windows(geobox: GeoBox) -> Iterator[Window]:

@@ -7,17 +7,18 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from lczcube.errors import GridError
-from lczcube.exports.geotiff import Band, bands_of, staged, warped, write_cog, write_windows
+from lczcube.exports.geotiff import blocks_of, staged, warped, write_cog, write_windows
 from lczcube.exports.product_map import ProductMap
 from lczcube.exports.smoothing import gaussian_filter
 from lczcube.grid import bbox_of, project_bbox
-from lczcube.lcz import N_CLASSES, NODATA
+from lczcube.lcz import NODATA
 from lczcube.probability import PERCENT_NODATA
 
 PIXEL_100_M = 100
@@ -25,6 +26,8 @@ GENERATOR_DEGREES = 0.000898315284119518
 """Side of a pixel of the LCZ Generator and of the global LCZ map; both count from 0, 0."""
 
 GENERATOR_BANDS = ("lcz", "lczFilter", "classProbability")
+
+_FILTER_CHUNK_PX = 1024
 
 Filter = Literal["gaussian", "mode"]
 
@@ -45,10 +48,9 @@ def write_map_cog(lcz_map: ProductMap, path: str | Path) -> Path:
         The file. Beside it lies ``….tif.aux.xml`` with the names of the classes.
     """
     target = Path(path)
-    bands = [Band("lcz", lcz_map.data["lcz"])]
     write_cog(
         target,
-        bands_of(bands, lcz_map.geobox),
+        blocks_of([lcz_map.data["lcz"]], lcz_map.geobox),
         lcz_map.geobox,
         names=["lcz"],
         tags=lcz_map.tags,
@@ -82,10 +84,10 @@ def write_100m(lcz_map: ProductMap, path: str | Path, *, smoothing: Filter = "ga
     target, geobox = Path(path), grid_of_100m(lcz_map.geobox)
     codes = lcz_map.data["lcz"]
     if smoothing == "gaussian":
-        codes = gaussian_filter(codes, pixel_m=lcz_map.pixel_m)
+        codes = _smoothed(lcz_map)
     said = {"LCZCUBE_FILTER": smoothing, **lcz_map.tags}
     with (
-        staged(target, [Band("lcz", codes)], lcz_map.geobox, nodata=NODATA) as plain,
+        staged(target, [codes], lcz_map.geobox, nodata=NODATA) as plain,
         warped(plain, geobox, resampling_to(lcz_map.pixel_m, PIXEL_100_M)) as view,
     ):
         blocks = ((window, view.read(window=window)) for window in write_windows(geobox))
@@ -112,16 +114,13 @@ def write_generator(lcz_map: ProductMap, path: str | Path) -> Path:
     """
     target, geobox = Path(path), generator_grid(lcz_map.geobox)
     resampling = resampling_to(lcz_map.pixel_m, PIXEL_100_M)
-    smooth = gaussian_filter(lcz_map.data["lcz"], pixel_m=lcz_map.pixel_m)
-    codes = [Band("lcz", lcz_map.data["lcz"]), Band("lczFilter", smooth)]
-    shares = [
-        Band(f"probability_{code}", lcz_map.percent("probability")[code - 1])
-        for code in range(1, N_CLASSES + 1)
-    ]
+    smooth = _smoothed(lcz_map)
     mean = Resampling.average if resampling is Resampling.mode else resampling
     with (
-        staged(target, codes, lcz_map.geobox, nodata=NODATA) as plain,
-        staged(target, shares, lcz_map.geobox, nodata=PERCENT_NODATA) as plain_shares,
+        staged(target, [lcz_map.data["lcz"], smooth], lcz_map.geobox, nodata=NODATA) as plain,
+        staged(
+            target, [lcz_map.percent("probability")], lcz_map.geobox, nodata=PERCENT_NODATA
+        ) as plain_shares,
         warped(plain, geobox, resampling) as classes,
         warped(plain_shares, geobox, mean) as percents,
     ):
@@ -141,6 +140,12 @@ def write_generator(lcz_map: ProductMap, path: str | Path) -> Path:
             lcz_bands=(1, 2),
         )
     return target
+
+
+def _smoothed(lcz_map: ProductMap) -> xr.DataArray:
+    """The map's zones by the class-wise filter, lazy, in chunks that its halo does not dwarf."""
+    codes = lcz_map.data["lcz"].chunk({"y": _FILTER_CHUNK_PX, "x": _FILTER_CHUNK_PX})
+    return gaussian_filter(codes, pixel_m=lcz_map.pixel_m)
 
 
 def percent_of_class(

@@ -87,7 +87,12 @@ def gaussian_filter(lcz: xr.DataArray, *, pixel_m: float) -> xr.DataArray:
 
     reach = max(_radius_px(code, pixel_m) for code in FILTER_WIDTHS)
     padded = da.map_overlap(
-        smooth, lcz.data, depth=reach, boundary=NODATA, dtype=np.uint8, meta=np.empty((0, 0), "u1")
+        smooth,
+        lcz.data,
+        depth=tuple(min(reach, size) for size in lcz.shape),
+        boundary=NODATA,
+        dtype=np.uint8,
+        meta=np.empty((0, 0), np.uint8),
     )
     return lcz.copy(data=padded.rechunk(lcz.chunks))
 

@@ -20,7 +20,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from lczcube.errors import GridError, MissingInputError, SourceError
-from lczcube.exports.geotiff import Band, staged, warped, write_cog, write_windows
+from lczcube.exports.geotiff import staged, warped, write_cog, write_windows
 from lczcube.exports.product_map import ProductMap
 from lczcube.exports.rasters import generator_grid
 from lczcube.grid import BBox, bbox_of
@@ -78,8 +78,9 @@ def write_wrf_map(
     with ExitStack() as stack:
         background = None if fill is None else stack.enter_context(_open_fill(fill))
         geobox = _pixels(lcz_map, background, margin_km)
-        bands = [Band("lcz", lcz_map.data["lcz"])]
-        plain = stack.enter_context(staged(target, bands, lcz_map.geobox, nodata=NODATA))
+        plain = stack.enter_context(
+            staged(target, [lcz_map.data["lcz"]], lcz_map.geobox, nodata=NODATA)
+        )
         ours = stack.enter_context(warped(plain, geobox, Resampling.nearest))
 
         def blocks() -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
