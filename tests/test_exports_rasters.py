@@ -284,4 +284,5 @@ def test_a_map_16_times_larger_takes_no_more_memory(tmp_path: Path) -> None:
         command = [sys.executable, "-c", STREAM, str(side), str(tmp_path / f"{side}.tif")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
-    assert peaks[1] < 1.2 * peaks[0]
+    # Held in memory, the larger one would take 154 MB more; GDAL keeps up to 64 MiB of blocks.
+    assert peaks[1] - peaks[0] < 77e6

@@ -14,6 +14,8 @@ from lczcube.exports import FORMATS, ExportOptions, export_run
 from lczcube.exports.of_run import map_tags
 from lczcube.runfolder import open_run
 from lczcube.synth import write_world
+from tests.conftest import PROJECT
+from tests.test_examples import python_blocks
 from tests.test_pipeline import city_file, digests, lczcube, refused
 
 CITY = "synthetic_north"
@@ -149,3 +151,12 @@ def test_tags_name_year_labels_licences_and_version(run: Path) -> None:
 def test_the_default_place_is_the_citys_folder(run: Path) -> None:
     written = export_run(open_run(run), ["qgis"], options=ExportOptions())
     assert written == [run / CITY / "exports" / name for name in ("lcz.qml", "lcz.clr")]
+
+
+def test_the_guide_smooths_a_map(run: Path) -> None:
+    text = (PROJECT / "docs" / "guide" / "exports.md").read_text(encoding="utf-8")
+    (code,) = python_blocks(text)
+    seen: dict[str, xr.DataArray] = {}
+    exec(code.replace("RUN/CITY", str(run / CITY)), seen)
+    assert seen["smooth"].chunks is not None
+    assert seen["smooth"].shape == xr.open_zarr(run / CITY / "lcz.zarr", group="cells")["lcz"].shape

@@ -1,20 +1,25 @@
 """The class-wise Gaussian filter, against cases worked by hand and a slow obvious version."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import pytest
+import rasterio
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lczcube.errors import LabelError
-from lczcube.exports.smoothing import FILTER_WIDTHS, gaussian_filter, kernel_row
-
-DENSE_TREES, OPEN_LOW_RISE, WATER = 11, 6, 17
+from lczcube.exports.smoothing import (
+    GENERATOR_WIDTHS,
+    PUBLISHED_WIDTHS,
+    gaussian_filter,
+    kernel_row,
+)
 
 
 def filtered(codes: Any, pixel_m: float = 100) -> list[list[int]]:
@@ -29,7 +34,7 @@ def slow(codes: npt.NDArray[np.uint8], pixel_m: float) -> npt.NDArray[np.uint8]:
     for y, x in zip(*np.nonzero(codes), strict=True):
         best = 0.0
         for code in range(1, 18):
-            width = FILTER_WIDTHS[code]
+            width = PUBLISHED_WIDTHS[code]
             reach = math.floor(width.radius_m / pixel_m)
             of_class = of_all = 0.0
             for dy in range(-reach, reach + 1):
@@ -46,17 +51,30 @@ def slow(codes: npt.NDArray[np.uint8], pixel_m: float) -> npt.NDArray[np.uint8]:
 
 
 def test_the_widths_are_those_published() -> None:
-    sigmas = {code: width.sigma_m for code, width in FILTER_WIDTHS.items()}
+    sigmas = {code: width.sigma_m for code, width in PUBLISHED_WIDTHS.items()}
     natural = dict.fromkeys(range(11, 17), 75)
     built = dict.fromkeys((2, 3, 4, 5, 6, 7, 9), 150)
     assert sigmas == {1: 100, 8: 250, 10: 250, 17: 25, **built, **natural}
+
+
+def test_it_gives_the_filtered_band_of_a_real_file_of_the_generator(realdata: Path) -> None:
+    """Sydney; 800 m at the edges are left out, past which the Generator saw and we do not."""
+    with rasterio.open(realdata / "lcz_maps" / "sydney_generator.tif") as file:
+        raw, expected = file.read([1, 2]).astype(np.uint8)
+    lcz = xr.DataArray(raw, dims=("y", "x"))
+    inside = (slice(8, -8), slice(8, -8))
+    found = gaussian_filter(lcz, pixel_m=100, widths=GENERATOR_WIDTHS).values[inside]
+    assert (raw != expected)[inside].mean() > 0.1
+    assert (found != expected[inside]).sum() < 20
+    published = gaussian_filter(lcz, pixel_m=100).values[inside]
+    assert 0.998 < (published == expected[inside]).mean() < 0.999
 
 
 def test_the_kernel_of_100_m_pixels_is_that_worked_by_hand() -> None:
     # LCZ 6, 150 m: exp(-d^2 / 2) at d = 0, 2/3, 4/3, 2 is 1, 0.80074, 0.41111, 0.13534; the sum
     # of all seven is 1 + 2 x 1.34719 = 3.69438.
     expected = np.array([0.13534, 0.41111, 0.80074, 1, 0.80074, 0.41111, 0.13534]) / 3.69438
-    np.testing.assert_allclose(kernel_row(OPEN_LOW_RISE, 100), expected, atol=1e-5)
+    np.testing.assert_allclose(kernel_row(PUBLISHED_WIDTHS[6], 100), expected, atol=1e-5)
 
 
 def test_a_lone_built_pixel_goes_and_two_stay_as_worked_by_hand() -> None:

@@ -17,6 +17,7 @@ import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from lczcube.errors import LabelError, MissingInputError, SourceError
 from lczcube.exports import (
@@ -34,6 +35,7 @@ from lczcube.exports.product_map import row_strips
 from lczcube.exports.training_areas import DIGITS
 from lczcube.grid import Grid
 from lczcube.lcz import ZONES, colors
+from lczcube.products import _draw_scale_bar, _round_length
 from lczcube.sources.class_folders import classes_of
 from lczcube.sources.kml import read_kml
 from tests.product_scenes import TAGS, map_of_codes, position_map
@@ -383,3 +385,22 @@ def test_names_are_escaped_and_no_date_is_written(tmp_path: Path) -> None:
     assert layer["Name"].tolist() == ["a<0>&"]
     assert not re.search(r"timestamp|TimeSpan", path.read_text(), re.IGNORECASE)
     assert pyproj.CRS(layer.crs).to_epsg() == 4326
+
+
+# Scale bar
+
+
+@given(most=st.floats(1e-3, 1e4))
+def test_a_scale_bar_is_the_longest_round_one_that_fits(most: float) -> None:
+    length = _round_length(most)
+    assert length <= most * (1 + 1e-9) < 2.5 * length * (1 + 1e-6)
+    assert f"{length:.0e}"[0] in "125"
+    assert float(f"{length:.0e}") == pytest.approx(length)
+
+
+def test_a_scale_bar_is_as_long_as_it_says() -> None:
+    axis = Figure().subplots()
+    _draw_scale_bar(axis, (650.0, 677.0, 4600.0, 4620.0))
+    lengths = {float(np.ptp(line.get_xdata())) for line in axis.lines}
+    assert lengths == {5.0}
+    assert [text.get_text() for text in axis.texts] == ["5 km"]

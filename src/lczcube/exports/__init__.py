@@ -9,14 +9,15 @@ from lczcube.exports.cells import write_cells
 from lczcube.exports.of_run import FORMATS, ExportOptions, export_run, plan_export
 from lczcube.exports.product_map import ProductMap, open_map
 from lczcube.exports.rasters import write_100m, write_generator, write_map_cog
-from lczcube.exports.smoothing import FILTER_WIDTHS, gaussian_filter
+from lczcube.exports.smoothing import GENERATOR_WIDTHS, PUBLISHED_WIDTHS, gaussian_filter
 from lczcube.exports.styles import write_clr, write_qml
 from lczcube.exports.training_areas import write_training_areas
 from lczcube.exports.wrf import write_wrf_map
 
 __all__ = [
-    "FILTER_WIDTHS",
     "FORMATS",
+    "GENERATOR_WIDTHS",
+    "PUBLISHED_WIDTHS",
     "CanopyParameters",
     "ExportOptions",
     "ProductMap",

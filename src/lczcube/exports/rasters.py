@@ -16,7 +16,12 @@ from rasterio.windows import Window
 from lczcube.errors import GridError
 from lczcube.exports.geotiff import blocks_of, staged, warped, write_cog, write_windows
 from lczcube.exports.product_map import ProductMap
-from lczcube.exports.smoothing import gaussian_filter
+from lczcube.exports.smoothing import (
+    GENERATOR_WIDTHS,
+    PUBLISHED_WIDTHS,
+    Widths,
+    gaussian_filter,
+)
 from lczcube.grid import bbox_of, project_bbox
 from lczcube.lcz import NODATA
 from lczcube.probability import PERCENT_NODATA
@@ -75,6 +80,10 @@ def write_100m(lcz_map: ProductMap, path: str | Path, *, smoothing: Filter = "ga
     ------
     GridError
         If the pixels are over 100 m.
+
+    Notes
+    -----
+    A pixel of 100 m that the map touches has a class: it reaches up to 100 m past the map's edge.
     """
     if lcz_map.pixel_m > PIXEL_100_M:
         raise GridError(
@@ -84,7 +93,7 @@ def write_100m(lcz_map: ProductMap, path: str | Path, *, smoothing: Filter = "ga
     target, geobox = Path(path), grid_of_100m(lcz_map.geobox)
     codes = lcz_map.data["lcz"]
     if smoothing == "gaussian":
-        codes = _smoothed(lcz_map)
+        codes = _smoothed(lcz_map, PUBLISHED_WIDTHS)
     said = {"LCZCUBE_FILTER": smoothing, **lcz_map.tags}
     with (
         staged(target, [codes], lcz_map.geobox, nodata=NODATA) as plain,
@@ -108,13 +117,14 @@ def write_generator(lcz_map: ProductMap, path: str | Path) -> Path:
     Notes
     -----
     ``lcz`` is the most frequent class in each pixel, ``lczFilter`` that of the map smoothed by the
-    class-wise Gaussian filter, and ``classProbability`` the mean probability, in per cent, of the
-    class in ``lcz``; 0 is no data in all. Pixels count from 0, 0 as the Generator's and the global
-    LCZ map's do. A map of coarser pixels than 100 m is sampled by nearest.
+    Generator's class-wise Gaussian filter, and ``classProbability`` the mean probability, in per
+    cent, of the class in ``lcz``; 0 is no data in all. Pixels count from 0, 0 as the Generator's
+    and the global LCZ map's do, and have a class where the map touches them. A map of pixels of
+    100 m or more is sampled by nearest.
     """
     target, geobox = Path(path), generator_grid(lcz_map.geobox)
     resampling = resampling_to(lcz_map.pixel_m, PIXEL_100_M)
-    smooth = _smoothed(lcz_map)
+    smooth = _smoothed(lcz_map, GENERATOR_WIDTHS)
     mean = Resampling.average if resampling is Resampling.mode else resampling
     with (
         staged(target, [lcz_map.data["lcz"], smooth], lcz_map.geobox, nodata=NODATA) as plain,
@@ -142,10 +152,10 @@ def write_generator(lcz_map: ProductMap, path: str | Path) -> Path:
     return target
 
 
-def _smoothed(lcz_map: ProductMap) -> xr.DataArray:
+def _smoothed(lcz_map: ProductMap, widths: Widths) -> xr.DataArray:
     """The map's zones by the class-wise filter, lazy, in chunks that its halo does not dwarf."""
     codes = lcz_map.data["lcz"].chunk({"y": _FILTER_CHUNK_PX, "x": _FILTER_CHUNK_PX})
-    return gaussian_filter(codes, pixel_m=lcz_map.pixel_m)
+    return gaussian_filter(codes, pixel_m=lcz_map.pixel_m, widths=widths)
 
 
 def percent_of_class(
