@@ -200,6 +200,9 @@ def test_the_generators_layout_has_its_bands_pixels_and_lattice(
         percent = file.read(3)[file.read(1) > 0]
     assert cog_validate(out, strict=True) == (True, [], [])
     assert set(np.unique(percent)) <= set(range(1, 61))
+    aux = out.with_name("g.tif.aux.xml").read_text()
+    assert [f'band="{n}"' in aux for n in (1, 2, 3)] == [True, True, False]
+    gdalinfo(out)
 
 
 def test_the_real_generator_file_has_the_lattice_that_we_write(realdata: Path) -> None:

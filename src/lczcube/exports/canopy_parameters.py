@@ -164,9 +164,7 @@ def building_parameters(
         geobox = GeoBox((file.height, file.width), file.transform, str(file.crs))
         counts = _Counts(abs(file.transform.a), abs(file.transform.e), min_building_m)
         with (
-            staged(
-                Path(scratch) / "ucp", [lcz_map.data["lcz"]], lcz_map.geobox, nodata=NODATA
-            ) as plain,
+            staged(Path(scratch), [lcz_map.data["lcz"]], lcz_map.geobox, nodata=NODATA) as plain,
             warped(plain, geobox, Resampling.nearest) as classes,
         ):
             for rows, columns in windows(geobox, _STEP_PX):

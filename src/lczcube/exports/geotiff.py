@@ -44,15 +44,15 @@ def class_tags() -> dict[str, str]:
 
 @contextmanager
 def staged(
-    path: Path, layers: Sequence[xr.DataArray], geobox: GeoBox, *, nodata: int
+    folder: Path, layers: Sequence[xr.DataArray], geobox: GeoBox, *, nodata: int
 ) -> Iterator[Path]:
-    """Layers as a plain GeoTIFF beside ``path``, for as long as the ``with`` lasts.
+    """Layers as a plain GeoTIFF in a folder, for as long as the ``with`` lasts.
 
     Layers are uint8 ``(y, x)`` or ``(class, y, x)``, a band a class, lazy or not.
     """
     n_bands = sum(layer[..., 0, 0].size for layer in layers)
-    with TemporaryDirectory(prefix=".staged-", dir=path.parent) as folder:
-        plain = Path(folder) / "plain.tif"
+    with TemporaryDirectory(prefix=".staged-", dir=folder) as own:
+        plain = Path(own) / "plain.tif"
         profile = _profile(geobox, n_bands, nodata)
         with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES), rasterio.open(plain, "w", **profile) as file:
             for window, values in blocks_of(layers, geobox):
@@ -92,7 +92,7 @@ def write_cog(
     Parameters
     ----------
     path : pathlib.Path
-        File to write; with one band, ``….tif.aux.xml`` is written beside it.
+        File to write; ``….tif.aux.xml`` is written beside it.
     blocks : iterator of (rasterio.windows.Window, numpy.ndarray)
         Windows that cover the raster, and uint8 ``(band, y, x)``.
     geobox : odc.geo.geobox.GeoBox
@@ -127,8 +127,7 @@ def write_cog(
             for window, values in blocks:
                 file.write(values, window=window)
         rasterio.shutil.copy(plain, path, driver="COG", **_COG)
-    if len(names) == 1:
-        aux_path(path).write_text(class_metadata(), encoding="utf-8")
+    aux_path(path).write_text(class_metadata(lcz_bands), encoding="utf-8")
 
 
 _COG = {
@@ -170,10 +169,16 @@ def colour_table() -> dict[int, tuple[int, int, int, int]]:
     }
 
 
-def class_metadata() -> str:
-    """Category names and attribute table of an LCZ raster as GDAL's PAM (``.aux.xml``)."""
+def class_metadata(lcz_bands: Sequence[int]) -> str:
+    """Category names and attribute tables of bands of LCZ codes as GDAL's PAM (``.aux.xml``)."""
     root = Element("PAMDataset")
-    band = SubElement(root, "PAMRasterBand", {"band": "1"})
+    for number in lcz_bands:
+        _add_classes(SubElement(root, "PAMRasterBand", {"band": str(number)}))
+    ElementTree.indent(root, " ")
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _add_classes(band: Element) -> None:
     names = SubElement(band, "CategoryNames")
     table = SubElement(band, "GDALRasterAttributeTable", {"tableType": "thematic"})
     for index, (name, kind, usage) in enumerate(_RAT_COLUMNS):
@@ -187,8 +192,6 @@ def class_metadata() -> str:
         row = SubElement(table, "Row", {"index": str(code)})
         for value in (code, title, *colour_table()[code]):
             SubElement(row, "F").text = str(value)
-    ElementTree.indent(root, " ")
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
 _RAT_COLUMNS = (

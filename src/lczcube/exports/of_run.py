@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 from lczcube import __version__
 from lczcube.errors import ConfigError, LabelError, StoreError
@@ -254,8 +253,9 @@ def _targets(job: CityExport, formats: Sequence[str], out: str | Path | None) ->
 
 def _write_city(job: CityExport, formats: Sequence[str], folder: Path) -> list[Path]:
     """Write all files to a folder beside their places, then move them there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial_folder = Path(mkdtemp(prefix=".partial-", dir=folder))
+    partial_folder = folder / ".partial"
+    shutil.rmtree(partial_folder, ignore_errors=True)  # of a call that was killed
+    partial_folder.mkdir(parents=True)
     try:
         for name in formats:
             job.run.progress(f"export: {job.city} {name}")
@@ -347,7 +347,9 @@ def _kml(job: CityExport, folder: Path) -> None:
 
 FORMATS: Mapping[str, Format] = {
     "cog": Format("GeoTIFF with colours and names", ("lcz.tif", "lcz.tif.aux.xml"), _cog),
-    "generator": Format("three bands, EPSG:4326", ("lcz_generator.tif",), _generator),
+    "generator": Format(
+        "three bands, EPSG:4326", ("lcz_generator.tif", "lcz_generator.tif.aux.xml"), _generator
+    ),
     "100m": Format(
         "100 m, by the WUDAPT filter and by mode",
         (
@@ -361,7 +363,7 @@ FORMATS: Mapping[str, Format] = {
     "geoparquet": Format("GeoParquet", ("lcz_cells.parquet",), _geoparquet, "cells"),
     "qgis": Format("style and colours", ("lcz.qml", "lcz.clr"), _qgis, None),
     "png": Format("picture", ("lcz.png",), _png),
-    "wrf": Format("map for w2w", ("lcz_wrf.tif",), _wrf),
+    "wrf": Format("map for w2w", ("lcz_wrf.tif", "lcz_wrf.tif.aux.xml"), _wrf),
     "ucp": Format("canopy parameters for w2w", ("ucp.csv", "ucp_sources.csv"), _ucp),
     "kml": Format("training areas", ("training_areas.kml",), _kml, None),
 }

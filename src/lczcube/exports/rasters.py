@@ -96,7 +96,7 @@ def write_100m(lcz_map: ProductMap, path: str | Path, *, smoothing: Filter = "ga
         codes = _smoothed(lcz_map, PUBLISHED_WIDTHS)
     said = {"LCZCUBE_FILTER": smoothing, **lcz_map.tags}
     with (
-        staged(target, [codes], lcz_map.geobox, nodata=NODATA) as plain,
+        staged(target.parent, [codes], lcz_map.geobox, nodata=NODATA) as plain,
         warped(plain, geobox, resampling_to(lcz_map.pixel_m, PIXEL_100_M)) as view,
     ):
         blocks = ((window, view.read(window=window)) for window in write_windows(geobox))
@@ -127,9 +127,11 @@ def write_generator(lcz_map: ProductMap, path: str | Path) -> Path:
     smooth = _smoothed(lcz_map, GENERATOR_WIDTHS)
     mean = Resampling.average if resampling is Resampling.mode else resampling
     with (
-        staged(target, [lcz_map.data["lcz"], smooth], lcz_map.geobox, nodata=NODATA) as plain,
         staged(
-            target, [lcz_map.percent("probability")], lcz_map.geobox, nodata=PERCENT_NODATA
+            target.parent, [lcz_map.data["lcz"], smooth], lcz_map.geobox, nodata=NODATA
+        ) as plain,
+        staged(
+            target.parent, [lcz_map.percent("probability")], lcz_map.geobox, nodata=PERCENT_NODATA
         ) as plain_shares,
         warped(plain, geobox, resampling) as classes,
         warped(plain_shares, geobox, mean) as percents,

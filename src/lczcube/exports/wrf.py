@@ -79,7 +79,7 @@ def write_wrf_map(
         background = None if fill is None else stack.enter_context(_open_fill(fill))
         geobox = _pixels(lcz_map, background, margin_km)
         plain = stack.enter_context(
-            staged(target, [lcz_map.data["lcz"]], lcz_map.geobox, nodata=NODATA)
+            staged(target.parent, [lcz_map.data["lcz"]], lcz_map.geobox, nodata=NODATA)
         )
         ours = stack.enter_context(warped(plain, geobox, Resampling.nearest))
 
