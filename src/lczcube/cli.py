@@ -432,6 +432,71 @@ def ablate(folder: Path, /, *, models: Several = (), config: Path | None = None)
 
 
 @app.command
+def export(
+    folder: Path,
+    /,
+    *,
+    what: Several = (),
+    out: Path | None = None,
+    city: Several = (),
+    group: str | None = None,
+    fill: Path | None = None,
+    margin_km: float = 50.0,
+    heights: Path | None = None,
+    min_area_km2: float = 0.1,
+    thin_m: float = 0.0,
+    config: Path | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Write the maps of a run as other tools read them; all files of a city, or none.
+
+    Parameters
+    ----------
+    folder
+        Run folder.
+    what
+        Formats, with spaces or commas between: cog, generator, 100m, geoparquet, qgis, png, wrf,
+        ucp, kml. Default: cog, qgis and png.
+    out
+        Folder; each city gets one of its name there. Default: RUN/CITY/exports.
+    city
+        Cities; default: all of the run.
+    group
+        pixels or cells. Default: cells for geoparquet, else the finest there is.
+    fill
+        For wrf: a map of LCZ in EPSG:4326 for what lies outside ours, such as the global one.
+    margin_km
+        For wrf: how far the fill reaches past our map, km.
+    heights
+        For ucp: raster of building heights above ground, m; 0 where there is none.
+    min_area_km2
+        For ucp: ground of a class that its own values need; with less it keeps published ones.
+    thin_m
+        For kml: leave out vertices that move an outline by less, m.
+    config
+        City file; default: the one the folder was made with.
+    overwrite
+        Replace files that are there.
+    dry_run
+        Print what would be written; read no pixel.
+    """
+    from lczcube.exports.of_run import DEFAULT_FORMATS, ExportOptions, export_run, plan_export
+    from lczcube.runfolder import open_run
+
+    run = open_run(folder, config, progress=_progress())
+    formats = [name for each in what for name in each.split(",") if name] or DEFAULT_FORMATS
+    options = ExportOptions(group, fill, margin_km, heights, min_area_km2, thin_m)
+    if dry_run:
+        print(plan_export(run, formats, out=out, cities=city, options=options))
+        return
+    for path in export_run(
+        run, formats, out=out, cities=city, options=options, overwrite=overwrite
+    ):
+        print(path)
+
+
+@app.command
 def audit(folder: Path, /, *, config: Path | None = None) -> None:
     """Say how right pseudo-labels would have been: cities and blocks are left out and voted on.
 

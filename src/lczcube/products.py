@@ -352,12 +352,32 @@ def _draw_panel(axis: Any, lcz: xr.DataArray, title: str) -> None:
     axis.imshow(zones.colors()[lcz.values], extent=extent, interpolation="nearest")
     axis.use_sticky_edges = False
     axis.margins(0.02)
+    _draw_scale_bar(axis, extent)
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("easting, km")
     for direction in (axis.xaxis, axis.yaxis):
         direction.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         direction.set_major_locator(MaxNLocator(nbins=5))
     axis.tick_params(labelsize=8)
+
+
+def _draw_scale_bar(axis: Any, extent: tuple[float, float, float, float]) -> None:
+    """A bar of a round length, in km, along the lower edge; about a fifth of the map's width."""
+    west, east, south, north = extent
+    length_km = _round_length((east - west) / 5)
+    x, y = west + 0.04 * (east - west), south + 0.05 * (north - south)
+    halo = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+    axis.plot([x, x + length_km], [y, y], color="white", linewidth=5, solid_capstyle="butt")
+    axis.plot([x, x + length_km], [y, y], color="black", linewidth=2.5, solid_capstyle="butt")
+    label = f"{length_km:g} km" if length_km >= 1 else f"{length_km * 1000:g} m"
+    above = y + 0.02 * (north - south)
+    axis.text(x, above, label, fontsize=8, va="bottom", ha="left", bbox=halo)
+
+
+def _round_length(most: float) -> float:
+    """The largest of 1, 2 or 5 times a power of ten that is at most ``most``."""
+    power = float(10 ** np.floor(np.log10(most)))
+    return max(step * power for step in (1, 2, 5) if step * power <= most * (1 + 1e-9))
 
 
 def _draw_legend(figure: Any, present: Sequence[zones.Zone]) -> None:
