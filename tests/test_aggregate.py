@@ -283,7 +283,10 @@ def test_differences_of_patches_are_those_of_cells(scene: Scene) -> None:
     np.testing.assert_allclose(found["features"].values, expected, rtol=1e-4)
 
 
-def test_a_difference_is_made_within_each_date(tmp_path: Path) -> None:
+PAIRS = ((1, 0), (3, 2))
+
+
+def test_a_difference_is_made_within_each_date_and_over_them(tmp_path: Path) -> None:
     codes = np.arange(4 * 64 * 64).reshape(4, 64, 64).astype(np.float32) + 1
     write_raster(tmp_path / "dates.tif", codes, x0=X0, y0=Y0)
     bands = ["2013_B4", "2013_B5", "2014_B4", "2014_B5"]
@@ -293,10 +296,13 @@ def test_a_difference_is_made_within_each_date(tmp_path: Path) -> None:
         stats=("mean",),
         differences=(("B5", "B4"),),
     )
-    assert cells["feature"].values[4:].tolist() == ["aef_2013_nd_B5_B4", "aef_2014_nd_B5_B4"]
+    dates = [f"aef_{year}_nd_B5_B4" for year in (2013, 2014)]
+    over = [f"aef_nd_B5_B4_{stat}" for stat in ("mean", "std", "max", "min")]
+    assert cells["feature"].values[4:].tolist() == [*dates, *over]
     means = cells["features"].values
-    expected = (means[..., 3] - means[..., 2]) / (means[..., 3] + means[..., 2])
-    np.testing.assert_allclose(means[..., 5], expected)
+    of_date = [(means[..., i] - means[..., j]) / (means[..., i] + means[..., j]) for i, j in PAIRS]
+    expected = [*of_date, *(f(of_date, axis=0) for f in (np.mean, np.std, np.max, np.min))]
+    np.testing.assert_allclose(means[..., 4:], np.stack(expected, axis=-1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("keys", "band"), [({}, "b09"), ({"stats": ("max",)}, "b02"), ({}, "1")])

@@ -6,7 +6,8 @@ one fixed order, so that no chunking changes a bit.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import dask.array as da
 import geopandas as gpd
@@ -34,6 +35,9 @@ Float64 = npt.NDArray[np.float64]
 
 Pair = tuple[str, str]
 
+OVER_DATES = ("mean", "std", "max", "min")
+"""Statistics of a difference over the dates that bands are named by."""
+
 
 def aggregate(
     cube: xr.Dataset,
@@ -52,7 +56,8 @@ def aggregate(
     differences : sequence of (str, str)
         Pairs of bands: the normalised difference ``(a - b) / (a + b)`` of their window means is a
         feature too, as NDVI is of near infrared and red. A name stands for the band of that name,
-        and for each ``<date>_<name>`` of a layer: both of a pair are of one date.
+        and for each ``<date>_<name>`` of a layer: both of a pair are of one date, and with several
+        dates their :data:`OVER_DATES` are features as well. NaN where the sum of a pair is 0.
 
     Returns
     -------
@@ -61,7 +66,8 @@ def aggregate(
 
         - ``features``: float32, dims ``(cell_y, cell_x, feature)``; the window of ``cell_m`` around
           each output pixel. ``feature`` names are ``<input>_<band>_<stat>``, then
-          ``<input>_<date>_nd_<a>_<b>`` of every difference, then, in a cube opened with
+          ``<input>_<date>_nd_<a>_<b>`` of every difference and ``<input>_nd_<a>_<b>_<stat>`` over
+          its dates, then, in a cube opened with
           ``missing="indicator"``, ``<input>_present`` (1, or 0 for an input that the city lacks).
           NaN where a window holds no valid pixel.
         - ``valid_fraction``: float32 in [0, 1], dims ``(cell_y, cell_x)``; share of the window's
@@ -242,49 +248,82 @@ def _with_differences(
     names: list[str],
     features: da.Array,
     layers: Sequence[LayerPieces],
-    differences: Sequence[Pair],
+    pairs: Sequence[Pair],
 ) -> tuple[list[str], da.Array]:
-    """Features, and the normalised differences of the means of pairs of bands."""
-    if not differences:
+    """Features, and the normalised differences of pairs of bands, at each date and over dates."""
+    columns = {name: column for column, name in enumerate(names)}
+    found = [difference for pair in pairs for difference in _differences(columns, layers, pair)]
+    if not found:
         return names, features
-    made: dict[str, tuple[int, int]] = {}
-    for pair in differences:
-        found = _difference_columns(names, layers, pair)
-        if not found:
-            raise ConfigError(
-                f"differences names {' and '.join(map(repr, pair))}, and no layer has a mean of "
-                f"both; bands are {_some(b for layer in layers for b in layer.bands)}. Name two "
-                'bands of one layer, and keep "mean" in stats.'
-            )
-        made |= found
-    first, second = (list(columns) for columns in zip(*made.values(), strict=True))
-    a, b = features[..., first], features[..., second]
-    joined = da.concatenate([features, (a - b) / da.where(a + b == 0, np.nan, a + b)], axis=-1)
-    return [*names, *made], joined.rechunk({-1: -1})
+    made = da.map_blocks(
+        _differences_of,
+        features,
+        differences=found,
+        dtype=np.float32,
+        chunks=(*features.chunks[:-1], (sum(len(one.names) for one in found),)),
+        meta=np.empty((0,) * features.ndim, np.float32),
+    )
+    joined = da.concatenate([features, made], axis=-1).rechunk({-1: -1})
+    return [*names, *(name for one in found for name in one.names)], joined
 
 
-def _difference_columns(
-    names: Sequence[str], layers: Sequence[LayerPieces], pair: Pair
-) -> dict[str, tuple[int, int]]:
-    """Columns of the two means of a pair, by the name of their difference."""
-    at = {name: column for column, name in enumerate(names)}
-    columns = {}
+class _Difference(NamedTuple):
+    """A pair of bands of a layer: columns of their means, one for each date, and what it gives."""
+
+    a: list[int]
+    b: list[int]
+    names: list[str]
+
+
+def _differences(
+    columns: Mapping[str, int], layers: Sequence[LayerPieces], pair: Pair
+) -> list[_Difference]:
+    """The differences that a pair gives, one of each layer that has both bands."""
+    found = []
     for layer in layers:
         dates = [band.removesuffix(pair[0]) for band in layer.bands if _is_band(band, pair[0])]
-        for date in dates:
-            a, b = (at.get(f"{layer.name}_{date}{band}_mean") for band in pair)
-            if a is not None and b is not None:
-                columns[f"{layer.name}_{date}nd_{pair[0]}_{pair[1]}"] = (a, b)
-    return columns
+        means = {
+            date: [columns.get(f"{layer.name}_{date}{band}_mean") for band in pair]
+            for date in dates
+        }
+        both = {date: (a, b) for date, (a, b) in means.items() if a is not None and b is not None}
+        if both:
+            what = f"nd_{pair[0]}_{pair[1]}"
+            names = [f"{layer.name}_{date}{what}" for date in both]
+            if len(both) > 1:
+                names += [f"{layer.name}_{what}_{stat}" for stat in OVER_DATES]
+            a, b = zip(*both.values(), strict=True)
+            found.append(_Difference(list(a), list(b), names))
+    if not found:
+        bands = [band for layer in layers for band in layer.bands]
+        raise ConfigError(
+            f"differences names {pair[0]!r} and {pair[1]!r}, and no layer has a mean of both; "
+            f'bands are {_some(bands)}. Name two bands of one layer, and keep "mean" in stats.'
+        )
+    return found
+
+
+def _differences_of(
+    features: npt.NDArray[np.float32], differences: Sequence[_Difference]
+) -> npt.NDArray[np.float32]:
+    parts = []
+    for one in differences:
+        a, b = features[..., one.a], features[..., one.b]
+        total = a + b
+        values = np.divide(a - b, total, out=np.full_like(total, np.nan), where=total != 0)
+        parts.append(values)
+        if len(one.names) > len(one.a):
+            stats = (values.mean(-1), values.std(-1), values.max(-1), values.min(-1))
+            parts.append(np.stack(stats, axis=-1))
+    return np.concatenate(parts, axis=-1)
 
 
 def _is_band(band: str, name: str) -> bool:
     return band == name or band.endswith(f"_{name}")
 
 
-def _some(names: Iterable[str], most: int = 12) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (", …" if len(listed) > most else "")
+def _some(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def _with_presence(
