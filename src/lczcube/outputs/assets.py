@@ -19,8 +19,6 @@ from lczcube.sources.lcz_map import LczMapInput, build_items
 MAP = "lcz"
 """Array of a group that is the map, and the band of its asset."""
 
-_CLASSES = zones.CodeTable.of({code: code for code in range(zones.N_CLASSES + 1)}).classes()
-
 
 def zarr_asset(store: Path, group: str, *, time_index: int | None) -> Document:
     """The asset of a group of a product store; reads attributes and coordinates, no pixel.
@@ -66,7 +64,7 @@ def zarr_asset(store: Path, group: str, *, time_index: int | None) -> Document:
                 "name": MAP,
                 "data_type": "uint8",
                 "nodata": zones.NODATA,
-                "classification:classes": _CLASSES,
+                "classification:classes": zones.stac_classes(),
             }
         ],
         "cube:dimensions": _dimensions(dataset, crs),
