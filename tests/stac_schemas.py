@@ -7,7 +7,8 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 from pyproj.datadir import get_data_dir
 from pystac.validation.local_validator import get_local_schema_cache
-from referencing import Registry, Resource
+from referencing import Registry
+from referencing.jsonschema import DRAFT7
 
 from lczcube.sources.items import LCZCUBE_URI
 from tests.test_catalog import CORE, SCHEMAS, our_schema
@@ -18,6 +19,17 @@ STAND_INS = {
     f"{EXTENSIONS}/classification/v2.0.0/schema.json": "classification-v1.1.0",
     # What mlm refers to: the definition of an expression, the same in both.
     f"{EXTENSIONS}/processing/v1.1.0/schema.json": "processing-v1.2.0",
+}
+
+_RASTER = {
+    # The one definition of it that mlm refers to.
+    "definitions": {
+        "bands": {
+            "items": {
+                "properties": {"data_type": {"enum": ["uint8", "int8", "float16", "float32"]}}
+            }
+        }
+    }
 }
 
 
@@ -38,10 +50,11 @@ def _registry() -> "Registry[Any]":
         text = (SCHEMAS / f"{name}.json").read_text()
         version = uri.split("/")[-2]
         known[uri] = json.loads(text.replace(name.split("-")[1], version))
+    known[f"{EXTENSIONS}/raster/v1.1.0/schema.json"] = _RASTER
     projjson = _read(Path(get_data_dir()) / "projjson.schema.json")
     known["https://proj.org/schemas/v0.7/projjson.schema.json"] = projjson
     return Registry().with_resources(
-        [(uri, Resource.from_contents(schema)) for uri, schema in known.items()]
+        [(uri, DRAFT7.create_resource(schema)) for uri, schema in known.items()]
     )
 
 
