@@ -21,7 +21,7 @@ from lczcube.errors import CatalogError, MissingInputError, StoreError
 from lczcube.grid import Grid
 from lczcube.lcz import ZONES
 from lczcube.outputs import OutputsReport, write_outputs
-from tests.small_runs import lczcube, write_small_world
+from tests.small_runs import map_cities, write_small_world
 from tests.stac_schemas import require_valid
 from tests.test_catalog import with_schemas
 from tests.test_pipeline import digests
@@ -52,8 +52,7 @@ def write_export(store: Path, path: Path) -> None:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one city, with an exported map and an exported raster that is none."""
     folder = tmp_path_factory.mktemp("outputs")
-    config = write_small_world(folder / "world")
-    assert lczcube("run", config, folder / "run") == 0
+    map_cities(write_small_world(folder / "world"), folder / "run")
     exports = folder / "run" / CITY / "exports"
     write_export(folder / "run" / CITY / "lcz.zarr", exports / "lcz_320m.tif")
     with rasterio.open(
