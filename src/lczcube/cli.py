@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -671,6 +671,63 @@ def agreement(
         block_m=block_m,
     )
     print(_as_json(found.to_dict()) if json else agreement_table([found]))
+
+
+@app.command
+def change(
+    *maps: Path,
+    out: Path,
+    city: str | None = None,
+    group: str = "cells",
+    years: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (),
+    min_confidence: float = 0.5,
+    min_area_ha: float = 0.0,
+    connectivity: Literal[4, 8] = 8,
+    allow_mixed: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Print what changed between maps of a city, and write it as Zarr and as a picture.
+
+    The store holds the maps with a dimension time, and the group change; the picture lies beside.
+
+    Parameters
+    ----------
+    maps
+        Run folders or stores (lcz.zarr), one a year, on one grid.
+    out
+        Store to write, CHANGE.zarr; the picture is CHANGE.png.
+    city
+        City of the run folders; default: their only one.
+    group
+        cells, or pixels.
+    years
+        Year of each map, in their order; default: as their city files say.
+    min_confidence
+        Least product of the confidences of both maps, 0 to 1.
+    min_area_ha
+        Least area of connected pixels of one transition, ha.
+    connectivity
+        4: pixels are connected by sides; 8: by corners too.
+    allow_mixed
+        Compare maps of different products, labels or models too.
+    overwrite
+        Replace an existing store.
+    """
+    from lczcube.changes import ChangeRules, change_table, changes_text, find_changes
+    from lczcube.changes_plot import write_changes_png
+    from lczcube.mapstack import maps_by_year, stack_years
+    from lczcube.products import open_product, write_product
+
+    rules = ChangeRules(min_confidence, min_area_ha, connectivity)
+    stacked = stack_years(maps_by_year(maps, city=city, years=years), group=group)
+    changes = find_changes(stacked, rules, allow_mixed=allow_mixed)
+    write_product({group: stacked, "change": changes}, out, overwrite=overwrite)
+    stacked, changes = open_product(out, group), open_product(out, "change")
+    print(changes_text(change_table(changes), changes))
+    made_up = " (synthetic data)" if changes.attrs["synthetic"] else ""
+    title = f"Local Climate Zones{f', {city}' if city else ''}: change{made_up}"
+    print(f"\nzarr    {out}")
+    print(f"picture {write_changes_png(stacked, changes, out.with_suffix('.png'), title=title)}")
 
 
 def _of_both(values: "tuple[T, ...]", option: str) -> "tuple[T, T]":

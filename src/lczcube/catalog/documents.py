@@ -40,15 +40,15 @@ _FIELDS = (
     "overviews",
 )
 _OF_ONE_FILE = ("href", "file:size", "file:checksum", "table:row_count")
-_JSON = "application/json"
-_GEOJSON = "application/geo+json"
+JSON_TYPE = "application/json"
+GEOJSON_TYPE = "application/geo+json"
 _NO_SPDX = ("other", "proprietary", "various")
 
 
 def catalog_document(catalog_id: str, title: str, children: Mapping[str, str]) -> Document:
     """The catalog of collections, titles by name."""
-    links = [_link("root", f"./{CATALOG_FILE}", title=title)]
-    links += [_link("child", f"./{n}/collection.json", title=children[n]) for n in children]
+    links = [link_to("root", f"./{CATALOG_FILE}", title=title)]
+    links += [link_to("child", f"./{n}/collection.json", title=children[n]) for n in children]
     return {
         "type": "Catalog",
         "id": catalog_id,
@@ -74,8 +74,8 @@ def collection_document(
         ``product``, ``decoder`` and ``valid`` where the files decide them.
     """
     made_up = " Synthetic: made-up data." if entry.synthetic else ""
-    shared = _item_assets(items)
-    summaries = _summaries(items)
+    shared = item_assets_of(items)
+    summaries = summaries_of(items)
     publication = None if entry.synthetic else entry.published_as(coding.get("product", ""))
     license_id = entry.license or (publication.license if publication else "other")
     values: Document = {
@@ -88,7 +88,7 @@ def collection_document(
         "keywords": ["synthetic"] if entry.synthetic else None,
         "license": license_id,
         "providers": _providers(publication),
-        "extent": _extent(items),
+        "extent": extent_of(items),
         "summaries": summaries,
         **_citation_fields(publication),
         **_our_fields(entry, coding, publication),
@@ -111,11 +111,11 @@ def collection_document(
 def linked_collection(collection: Document, items: Sequence[Document], root: str) -> Document:
     """A collection as its JSON file has it: with links, one folder below the catalog."""
     links = [
-        _link("root", f"../{CATALOG_FILE}", title=root),
-        _link("parent", f"../{CATALOG_FILE}", title=root),
+        link_to("root", f"../{CATALOG_FILE}", title=root),
+        link_to("parent", f"../{CATALOG_FILE}", title=root),
         *collection["links"],
     ]
-    links += [_link("item", f"./items/{i['id']}.json", _GEOJSON, i["id"]) for i in items]
+    links += [link_to("item", f"./items/{i['id']}.json", GEOJSON_TYPE, i["id"]) for i in items]
     assets = {
         key: {**asset, "href": f"../{asset['href'].removeprefix('./')}"}
         for key, asset in collection["assets"].items()
@@ -131,10 +131,10 @@ def linked_item(item: Document) -> Document:
         for key, asset in item["assets"].items()
     }
     links = [
-        _link("root", f"../../{CATALOG_FILE}"),
-        _link("parent", "../collection.json"),
-        _link("collection", "../collection.json"),
-        *item["links"],
+        link_to("root", f"../../{CATALOG_FILE}"),
+        link_to("parent", "../collection.json"),
+        link_to("collection", "../collection.json"),
+        *(link | {"href": from_items(link["href"], name)} for link in item["links"]),
     ]
     return item | {"links": links, "assets": assets}
 
@@ -163,11 +163,13 @@ def _compact(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _link(rel: str, href: str, type_: str = _JSON, title: str | None = None) -> Document:
+def link_to(rel: str, href: str, type_: str = JSON_TYPE, title: str | None = None) -> Document:
+    """A link of an object, with a title where one is given."""
     return {"rel": rel, "href": href, "type": type_} | ({} if title is None else {"title": title})
 
 
-def _extent(items: Sequence[Document]) -> Document:
+def extent_of(items: Sequence[Document]) -> Document:
+    """The extent of a collection: one box and one interval that hold all its items."""
     boxes = [item["bbox"] for item in items]
     corners = [min(b[0] for b in boxes), min(b[1] for b in boxes)]
     corners += [max(b[2] for b in boxes), max(b[3] for b in boxes)]
@@ -178,7 +180,8 @@ def _extent(items: Sequence[Document]) -> Document:
     return {"spatial": {"bbox": [corners]}, "temporal": {"interval": [[start, end]]}}
 
 
-def _summaries(items: Sequence[Document]) -> Document:
+def summaries_of(items: Sequence[Document]) -> Document:
+    """CRS and bands of all items."""
     found: Document = {}
     for key in ("proj:code", "proj:wkt2"):
         values = {item["properties"].get(key) for item in items} - {None}
@@ -195,7 +198,7 @@ def _summaries(items: Sequence[Document]) -> Document:
     return found | ({"bands": list(bands.values())} if bands else {})
 
 
-def _item_assets(items: Sequence[Document]) -> Document:
+def item_assets_of(items: Sequence[Document]) -> Document:
     """What the assets of one key have in common, over all items that have it."""
     by_key: dict[str, list[Document]] = {}
     for item in items:
@@ -263,8 +266,8 @@ def _links_of(publication: Publication | None, license_id: str) -> list[Document
     links = []
     if license_id not in _NO_SPDX and not license_id.startswith("LicenseRef"):
         href = f"https://spdx.org/licenses/{license_id}.html"
-        links.append(_link("license", href, "text/html", license_id))
+        links.append(link_to("license", href, "text/html", license_id))
     if publication is not None:
         doi = publication.doi
-        links.append(_link("cite-as", f"https://doi.org/{doi}", "text/html", f"doi:{doi}"))
+        links.append(link_to("cite-as", f"https://doi.org/{doi}", "text/html", f"doi:{doi}"))
     return links

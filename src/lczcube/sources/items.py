@@ -26,7 +26,9 @@ TABLE_URI = f"{_STAC_EXTENSIONS}/table/v1.2.0/schema.json"
 CLASSIFICATION_URI = f"{_STAC_EXTENSIONS}/classification/v2.0.0/schema.json"
 SCIENTIFIC_URI = f"{_STAC_EXTENSIONS}/scientific/v1.0.0/schema.json"
 ZARR_URI = f"{_STAC_EXTENSIONS}/zarr/v1.1.0/schema.json"
-CLASSIFICATION_URI = f"{_STAC_EXTENSIONS}/classification/v2.0.0/schema.json"
+DATACUBE_URI = f"{_STAC_EXTENSIONS}/datacube/v2.3.0/schema.json"
+PROCESSING_URI = f"{_STAC_EXTENSIONS}/processing/v1.2.0/schema.json"
+MLM_URI = f"{_STAC_EXTENSIONS}/mlm/v1.5.2/schema.json"
 LCZCUBE_URI = "https://lczcube.github.io/schemas/v1.0.0/schema.json"
 
 WRITTEN_URIS = frozenset(
@@ -38,6 +40,8 @@ WRITTEN_URIS = frozenset(
         LABEL_URI,
         TABLE_URI,
         ZARR_URI,
+        DATACUBE_URI,
+        PROCESSING_URI,
         LCZCUBE_URI,
     )
 )
@@ -46,6 +50,7 @@ WRITTEN_URIS = frozenset(
 UNDATED = ("1970-01-01T00:00:00Z", "2099-12-31T23:59:59Z")
 """Interval of an item without a year: it meets every year. ``datetime`` is null then."""
 
+ZARR_TYPE = "application/vnd.zarr; version=3"
 PARQUET_TYPE = "application/vnd.apache.parquet"
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")

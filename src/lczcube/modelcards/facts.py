@@ -1,0 +1,155 @@
+"""What is known of a model beside its weights: inputs, labels, split, scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lczcube.catalog import open_catalog
+from lczcube.errors import MissingInputError
+from lczcube.grid import Grid
+from lczcube.models.meta import ModelMeta, read_meta
+from lczcube.sources.footprints import Footprint, footprint, geometry_footprint
+
+NO_SCORES: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the documents of a model tell.
+
+    Attributes
+    ----------
+    run : str
+        Id of the city file it was trained by.
+    meta : ModelMeta
+        What it was trained on.
+    manifest : mapping
+        As in the root attributes of a map: ``lczcube_version``, ``synthetic``, ``settings``, and
+        ``inputs`` by name with ``product``, ``license``, ``license_note``, ``ai_derived`` and
+        ``role``.
+    cities : tuple of str
+        That it learnt from, sorted.
+    outline : Footprint
+        Of their grids.
+    label_items : tuple of str
+        Names of its labels' items as ``INPUT/items/ID.json``, in the run's catalog of inputs.
+    scores : mapping
+        As :meth:`lczcube.evaluate.Scores.to_dict` gives them; empty before the run is evaluated.
+        They are of models that were trained the same way on other folds.
+    per_city : mapping of str to mapping
+        The same by city.
+    warnings : tuple of str
+        Of the evaluation.
+    """
+
+    run: str
+    meta: ModelMeta
+    manifest: Mapping[str, Any]
+    cities: tuple[str, ...]
+    outline: Footprint
+    label_items: tuple[str, ...]
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    per_city: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def is_synthetic(self) -> bool:
+        """True where anything that it learnt from is made up."""
+        return bool(self.meta.synthetic or self.manifest["synthetic"])
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The table ``[run]`` of the city file."""
+        run: Mapping[str, Any] = self.manifest["settings"]["run"]
+        return run
+
+    def inputs(self, role: str) -> dict[str, Mapping[str, Any]]:
+        """Inputs of a role: ``features``, ``labels`` or ``rules``."""
+        told: Mapping[str, Mapping[str, Any]] = self.manifest["inputs"]
+        return {name: facts for name, facts in told.items() if role in facts["role"].split(" and ")}
+
+    @property
+    def ai_derived(self) -> dict[str, str]:
+        """Inputs that are themselves products of a model, with their roles."""
+        told: Mapping[str, Mapping[str, Any]] = self.manifest["inputs"]
+        return {name: facts["role"] for name, facts in told.items() if facts["ai_derived"]}
+
+
+def facts_of_run(
+    folder: str | Path, name: str, *, manifest: Mapping[str, Any] | None = None
+) -> ModelFacts:
+    """The facts of a model of a run folder; reads metadata only.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+        The run folder.
+    name : str
+        Folder of the model in ``models/``, such as ``xgb``.
+    manifest : mapping, optional
+        What maps of the run are made of. Default: what the store of one of its maps says.
+
+    Raises
+    ------
+    MissingInputError
+        If model, catalog or cubes are not there; or no map, and no manifest is given.
+    """
+    run = Path(folder)
+    cubes = {path.parent.name: path for path in sorted(run.glob("*/cube.json"))}
+    if not cubes:
+        raise MissingInputError(
+            f"{run} has no city with a cube (CITY/cube.json); run `lczcube cube {run}` first."
+        )
+    told = _manifest(run) if manifest is None else manifest
+    meta = read_meta(run / "models" / name)
+    scores = _read_scores(run)
+    return ModelFacts(
+        run=str(told["id"]),
+        meta=meta,
+        manifest=told,
+        cities=tuple(cubes),
+        outline=_outline([_grid(path) for path in cubes.values()]),
+        label_items=_label_items(run, told),
+        scores=scores.get("scores", {}).get(name, NO_SCORES),
+        per_city={city: of[name] for city, of in scores.get("per_city", {}).items() if name in of},
+        warnings=tuple(scores.get("warnings", ())),
+    )
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    import zarr
+
+    stores = sorted(run.glob("*/lcz.zarr"))
+    if not stores:
+        raise MissingInputError(
+            f"{run} has no map that says what its models are made of; run `lczcube predict {run}` "
+            "first, or give the manifest."
+        )
+    return dict(zarr.open_group(stores[0], mode="r").attrs)
+
+
+def _read_scores(run: Path) -> dict[str, Any]:
+    path = run / "scores.json"
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _grid(path: Path) -> Grid:
+    return Grid.from_dict(json.loads(path.read_text(encoding="utf-8"))["grid"])
+
+
+def _outline(grids: list[Grid]) -> Footprint:
+    import shapely
+
+    outlines = [footprint(shapely.box(*grid.bbox), grid.crs, where="a grid") for grid in grids]
+    shapes = [shapely.geometry.shape(outline.geometry) for outline in outlines]
+    return geometry_footprint(shapely.union_all(shapes))
+
+
+def _label_items(run: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    catalog = open_catalog(run / "catalog" / "catalog.json")
+    labels = [name for name, facts in manifest["inputs"].items() if facts["role"] != "features"]
+    return tuple(f"{name}/items/{item.id}.json" for name in labels for item in catalog.items(name))

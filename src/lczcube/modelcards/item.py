@@ -1,0 +1,217 @@
+"""A model as a STAC item with the MLM extension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lczcube.catalog.documents import GEOJSON_TYPE, Document, link_to
+from lczcube.lcz import N_CLASSES, stac_classes
+from lczcube.modelcards.facts import ModelFacts
+from lczcube.models.meta import META_NAME, ModelMeta
+from lczcube.sources.files import file_facts
+from lczcube.sources.items import (
+    FILE_URI,
+    LCZCUBE_URI,
+    MLM_URI,
+    PROCESSING_URI,
+    new_item,
+    safe_id,
+)
+
+ITEM_NAME, CARD_NAME = "item.json", "card.md"
+
+METRICS = ("oa", "oa_u", "oa_bu", "oa_w", "macro_f1", "kappa", "calibration_error")
+"""Scores that documents tell, in this order."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How the MLM extension names a kind of model.
+
+    Attributes
+    ----------
+    architecture, framework, artifact : str
+        ``mlm:architecture``, ``mlm:framework``, ``mlm:artifact_type``.
+    task : str
+        Of ``mlm:tasks``: one zone for a window, or one for each pixel.
+    """
+
+    architecture: str
+    framework: str
+    artifact: str
+    task: str = "scene-classification"
+
+
+KINDS: Mapping[str, Kind] = {
+    "xgb": Kind("Gradient-boosted trees", "XGBoost", "xgboost.Booster.save_raw"),
+    "unet": Kind("U-Net", "PyTorch", "safetensors.torch.save_file", task="semantic-segmentation"),
+}
+
+
+def model_item(facts: ModelFacts, folder: Path) -> Document:
+    """The item of a saved model, as its JSON file in ``folder`` has it; reads the weights' bytes.
+
+    Raises
+    ------
+    OSError
+        If there are no weights in the folder.
+    """
+    meta = facts.meta
+    kind = kind_of(meta)
+    years = _years(facts)
+    item = new_item(
+        safe_id(f"{facts.run}_{meta.kind}"),
+        facts.outline,
+        year=max(years, default=None),
+        properties={
+            **({"start_datetime": f"{min(years)}-01-01T00:00:00Z"} if years else {}),
+            "title": f"Local Climate Zones by {kind.architecture}, {facts.run}",
+            "bands": _bands(meta),
+            "mlm:name": safe_id(f"lcz {meta.kind} {facts.run}"),
+            "mlm:architecture": kind.architecture,
+            "mlm:tasks": [kind.task],
+            "mlm:framework": kind.framework,
+            "mlm:pretrained": False,
+            "mlm:pretrained_source": None,
+            "mlm:hyperparameters": {**_plain(meta.parameters), "seed": meta.seed},
+            "mlm:input": [_input(meta, kind)],
+            "mlm:output": [_output(kind)],
+            "processing:software": {"lczcube": facts.manifest["lczcube_version"]},
+            "lczcube:synthetic": facts.is_synthetic,
+            "lczcube:training": training(facts),
+            **({"lczcube:scores": told_scores(facts.scores)} if facts.scores else {}),
+        },
+        extensions=(FILE_URI, LCZCUBE_URI, MLM_URI, PROCESSING_URI),
+    )
+    values: Document = item.to_dict(include_self_link=False, transform_hrefs=False)
+    labels = [
+        link_to("derived_from", f"../../catalog/{name}", GEOJSON_TYPE, Path(name).stem)
+        for name in facts.label_items
+    ]
+    return values | {"links": labels, "assets": _assets(folder, meta, kind)}
+
+
+def kind_of(meta: ModelMeta) -> Kind:
+    """The MLM terms of a model; of a kind that is not known here, its own name."""
+    return KINDS.get(meta.kind, Kind(meta.kind, "scikit-learn", meta.kind, task="classification"))
+
+
+def training(facts: ModelFacts) -> dict[str, Any]:
+    """What the model learnt from, and how its scores kept training and evaluation apart."""
+    meta = facts.meta
+    return {
+        "cities": list(facts.cities),
+        "products": list(meta.products),
+        "features": sorted(facts.inputs("features")),
+        "labels": sorted(facts.inputs("labels")),
+        "rules": sorted(facts.inputs("rules")),
+        "ai_derived": facts.ai_derived,
+        "classes": list(meta.classes),
+        "n_train": meta.n_train,
+        "pseudo_weight": float(facts.settings.get("pseudo_weight", 0.0)),
+        "seed": meta.seed,
+        "split": str(facts.scores.get("split") or facts.settings["split"]),
+    }
+
+
+def told_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Main scores with their intervals, on what they are, and the leakage report."""
+    intervals: Mapping[str, Any] = scores.get("intervals", {})
+    return {
+        "unit": scores["unit"],
+        "split": scores["split"],
+        "n": scores["n"],
+        "n_groups": scores["n_groups"],
+        "metrics": {
+            name: {"value": scores[name]}
+            | ({"interval": list(intervals[name])} if intervals.get(name) else {})
+            for name in METRICS
+            if scores.get(name) is not None
+        },
+        "leakage": dict(scores["leakage"]),
+    }
+
+
+def _years(facts: ModelFacts) -> list[int]:
+    year = facts.settings.get("year")
+    return [int(year)] if year else []
+
+
+def _input(meta: ModelMeta, kind: Kind) -> dict[str, Any]:
+    is_pixels = kind.task == "semantic-segmentation"
+    described = (
+        "Decoded bands of pixels, NaN where invalid; the model normalises them itself."
+        if is_pixels
+        else "Statistics of decoded bands over a window, NaN where unknown."
+    )
+    return {
+        "name": "pixels" if is_pixels else "features",
+        "description": described,
+        "bands": list(meta.features),
+        "input": {
+            "shape": [-1, len(meta.features), *([-1, -1] if is_pixels else [])],
+            "dim_order": ["batch", "bands", *(["height", "width"] if is_pixels else [])],
+            "data_type": "float32",
+        },
+        "value_scaling": None,
+        "resize_type": None,
+    }
+
+
+def _output(kind: Kind) -> dict[str, Any]:
+    is_pixels = kind.task == "semantic-segmentation"
+    return {
+        "name": "probability",
+        "description": "Probability of each Local Climate Zone, in the order of its codes 1-17.",
+        "tasks": [kind.task],
+        "result": {
+            "shape": [-1, N_CLASSES, *([-1, -1] if is_pixels else [])],
+            "dim_order": ["batch", "class", *(["height", "width"] if is_pixels else [])],
+            "data_type": "float32",
+        },
+        "classification:classes": stac_classes()[1:],
+    }
+
+
+def _assets(folder: Path, meta: ModelMeta, kind: Kind) -> dict[str, Document]:
+    own = {META_NAME, ITEM_NAME, CARD_NAME}
+    files = (path for path in folder.iterdir() if path.is_file() and path.name not in own)
+    weights = sorted(path for path in files if not path.name.startswith("."))
+    assets: dict[str, Document] = {
+        safe_id(path.stem): {
+            "href": f"./{path.name}",
+            "type": f"application/octet-stream; framework={kind.framework.lower()}",
+            "title": f"Weights of the {kind.architecture}",
+            "roles": ["mlm:model", "mlm:weights", "data"],
+            "mlm:artifact_type": kind.artifact,
+            "bands": _bands(meta),
+            **file_facts(str(path)),
+        }
+        for path in weights
+    }
+    assets["meta"] = {
+        "href": f"./{META_NAME}",
+        "type": "application/json",
+        "title": "What the model was trained on; it may be used on nothing else",
+        "roles": ["metadata"],
+        **file_facts(str(folder / META_NAME)),
+    }
+    assets["card"] = {
+        "href": f"./{CARD_NAME}",
+        "type": "text/markdown",
+        "title": "Model card",
+        "roles": ["metadata"],
+    }
+    return assets
+
+
+def _bands(meta: ModelMeta) -> list[dict[str, str]]:
+    """The features by name. MLM wants them of the item, and STAC then of an asset too."""
+    return [{"name": name} for name in meta.features]
+
+
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in parameters.items()}

@@ -1,0 +1,252 @@
+"""Items of a mapped city: one a year, with what it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pystac
+import shapely
+import zarr
+
+from lczcube.catalog import Catalog
+from lczcube.catalog.documents import GEOJSON_TYPE, JSON_TYPE, Document, link_to
+from lczcube.errors import LczcubeError
+from lczcube.outputs.assets import MAP, map_file_asset, picture_asset, zarr_asset
+from lczcube.products import open_product
+from lczcube.sources.footprints import BBox, Footprint, footprint
+from lczcube.sources.items import (
+    CLASSIFICATION_URI,
+    DATACUBE_URI,
+    FILE_URI,
+    LCZCUBE_URI,
+    PROCESSING_URI,
+    PROJECTION_URI,
+    RASTER_URI,
+    UNDATED,
+    ZARR_TYPE,
+    ZARR_URI,
+    crs_fields,
+    grid_bbox,
+    new_item,
+    safe_id,
+)
+
+MAP_STORE, PICTURE, EXPORTS, MODEL_ITEM = "lcz.zarr", "lcz.png", "exports", "item.json"
+
+_EXTENSIONS = {
+    "proj": PROJECTION_URI,
+    "raster": RASTER_URI,
+    "file": FILE_URI,
+    "classification": CLASSIFICATION_URI,
+    "cube": DATACUBE_URI,
+    "zarr": ZARR_URI,
+    "processing": PROCESSING_URI,
+    "lczcube": LCZCUBE_URI,
+}
+
+
+@dataclass(frozen=True)
+class MappedRun:
+    """A run folder with maps in it.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        The run folder.
+    id, title : str
+        Of its city file.
+    inputs : Catalog
+        Its catalog of inputs.
+    """
+
+    folder: Path
+    id: str
+    title: str
+    inputs: Catalog
+
+
+@dataclass(frozen=True)
+class CityItems:
+    """What a city gave.
+
+    Attributes
+    ----------
+    items : tuple of dict
+        One a year, hrefs relative to the catalog of products.
+    manifest : mapping
+        What the map was made of: the root attributes of its store.
+    left_out : tuple of str
+        Exported files that are no map of zones, and why.
+    """
+
+    items: tuple[Document, ...]
+    manifest: Mapping[str, Any]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A year of a map: where it is on the axis of time, None where there is no axis."""
+
+    years: tuple[int, ...]
+    time_index: int | None
+
+
+def city_items(run: MappedRun, city: str) -> CityItems:
+    """The items of a city's map; reads metadata, and the codes of exported GeoTIFFs.
+
+    Raises
+    ------
+    StoreError
+        If the map is not there.
+    """
+    store = run.folder / city / MAP_STORE
+    root = zarr.open_group(store, mode="r")
+    manifest = root.attrs.asdict()
+    groups = [name for name, group in sorted(root.groups()) if MAP in group]
+    outline, crs = _place(store, groups[0])
+    sources = _sources(run, manifest, outline.bbox)
+    steps = _steps(store, groups[0], manifest, sources)
+    files, left_out = _files(run.folder / city, steps)
+    items = []
+    for step in steps:
+        assets = {g: zarr_asset(store, g, time_index=step.time_index) for g in groups}
+        links = [*_input_links(sources), *_model_links(run.folder, store, groups)]
+        links.append(link_to("store", f"../{city}/{MAP_STORE}", ZARR_TYPE, "The whole store"))
+        head = _head(run, city, step, outline, crs_fields(crs) | _processing(manifest))
+        items.append(_document(head, assets | files, links) | {"collection": safe_id(run.id)})
+    return CityItems(tuple(items), manifest, left_out)
+
+
+def _place(store: Path, group: str) -> tuple[Footprint, str]:
+    told = open_product(store, group).attrs
+    crs = str(told.get("proj:code") or told["proj:wkt2"])
+    bounds = grid_bbox(tuple(told["spatial:shape"]), told["spatial:transform"])
+    return footprint(shapely.box(*bounds), crs, where=str(store)), crs
+
+
+def _sources(
+    run: MappedRun, manifest: Mapping[str, Any], bbox: BBox
+) -> dict[str, list[pystac.Item]]:
+    """Items of each input: of features those in the city, of labels all, as models learn from all.
+
+    A layer of another year than the map's is not among them.
+    """
+    year = manifest["settings"]["run"]["year"]
+    found = {}
+    for name, facts in manifest["inputs"].items():
+        is_layer = facts["role"] == "features"
+        when = str(year) if is_layer and year and not _is_nearest(manifest) else None
+        place = bbox if is_layer else None
+        found[name] = run.inputs.items(name, bbox=place, datetime=when)
+    return found
+
+
+def _is_nearest(manifest: Mapping[str, Any]) -> bool:
+    """True where layers of other years may stand in for the map's."""
+    return bool(manifest["settings"]["run"].get("nearest_year"))
+
+
+def _steps(
+    store: Path,
+    group: str,
+    manifest: Mapping[str, Any],
+    sources: Mapping[str, Sequence[pystac.Item]],
+) -> list[_Step]:
+    dataset = open_product(store, group)
+    if "time" in dataset.dims:
+        years = dataset["time"].dt.year.values.tolist()
+        return [_Step((int(year),), index) for index, year in enumerate(years)]
+    told = manifest["settings"]["run"]["year"]
+    if told:
+        return [_Step((int(told),), None)]
+    starts = {
+        item.properties["start_datetime"]
+        for name, items in sources.items()
+        if manifest["inputs"][name]["role"] == "features"
+        for item in items
+    }
+    return [_Step(tuple(sorted(int(start[:4]) for start in starts - {UNDATED[0]})), None)]
+
+
+def _files(folder: Path, steps: Sequence[_Step]) -> tuple[dict[str, Document], tuple[str, ...]]:
+    """Assets of the files beside a store: of one map alone, as they do not say their year."""
+    if len(steps) > 1:
+        return {}, ()
+    picture = folder / PICTURE
+    assets = {"picture": picture_asset(picture)} if picture.is_file() else {}
+    year = max(steps[0].years, default=None)
+    left_out = []
+    for path in sorted((folder / EXPORTS).glob("*.tif")):
+        try:
+            assets[safe_id(path.stem)] = map_file_asset(path, year=year)
+        except LczcubeError as error:
+            left_out.append(str(error))
+    return assets, tuple(left_out)
+
+
+def _head(
+    run: MappedRun, city: str, step: _Step, outline: Footprint, properties: Mapping[str, Any]
+) -> pystac.Item:
+    """The item without assets and links; its interval holds the years of all layers."""
+    year = max(step.years, default=None)
+    start = {"start_datetime": f"{min(step.years)}-01-01T00:00:00Z"} if step.years else {}
+    title = f"Local Climate Zones, {city}" + (f" {year}" if year else "")
+    return new_item(
+        safe_id("_".join([run.id, city, *([str(year)] if year else [])])),
+        outline,
+        year=year,
+        properties={"title": title, **start, **properties},
+        extensions=(),
+    )
+
+
+def _processing(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    inputs: Mapping[str, Any] = manifest["inputs"]
+    made_from = ", ".join(f"{name} ({facts['role']})" for name, facts in inputs.items())
+    models = ", ".join(manifest["settings"]["run"]["models"])
+    of_models = [name for name, facts in inputs.items() if facts["ai_derived"]]
+    told = f" Themselves products of a model: {', '.join(of_models)}." if of_models else ""
+    made_up = " Synthetic: made from made-up data." if manifest["synthetic"] else ""
+    return {
+        "processing:software": {"lczcube": manifest["lczcube_version"]},
+        "processing:lineage": f"Mapped by {models} from {made_from}.{told}{made_up}",
+    }
+
+
+def _input_links(sources: Mapping[str, Sequence[pystac.Item]]) -> list[Document]:
+    return [
+        link_to("derived_from", f"../catalog/{name}/items/{item.id}.json", GEOJSON_TYPE, item.id)
+        for name, items in sources.items()
+        for item in items
+    ]
+
+
+def _model_links(folder: Path, store: Path, groups: Sequence[str]) -> list[Document]:
+    """Links to the models of the groups: their items, or where they have none their meta."""
+    models = sorted({str(open_product(store, group).attrs.get("model", "")) for group in groups})
+    links = []
+    for name in models:
+        for file, type_ in ((MODEL_ITEM, GEOJSON_TYPE), ("model.json", JSON_TYPE)):
+            if (folder / "models" / name / file).is_file():
+                href = f"../models/{name}/{file}"
+                links.append(link_to("derived_from", href, type_, f"model {name}"))
+                break
+    return links
+
+
+def _document(
+    head: pystac.Item, assets: Mapping[str, Document], links: Sequence[Document]
+) -> Document:
+    values: Document = head.to_dict(include_self_link=False, transform_hrefs=False)
+    used = {key.split(":")[0] for key in _fields(values["properties"])}
+    used |= {key.split(":")[0] for asset in assets.values() for key in _fields(asset)}
+    declared = sorted(uri for prefix, uri in _EXTENSIONS.items() if prefix in used)
+    return values | {"stac_extensions": declared, "assets": dict(assets), "links": list(links)}
+
+
+def _fields(values: Mapping[str, Any]) -> set[str]:
+    return set(values).union(*values.get("bands", ()))
