@@ -55,7 +55,7 @@ class Place(Protocol):
         """The place beside it, its name and a suffix."""
 
     def exists(self) -> bool:
-        """True where it has been made, or holds a file."""
+        """True where it holds anything."""
 
     def make(self) -> None:
         """Make it, empty, where places can be."""
@@ -132,8 +132,8 @@ class Folder:
         return Folder(self.path.with_name(self.path.name + suffix))
 
     def exists(self) -> bool:
-        """True where the folder is."""
-        return self.path.exists()
+        """True where the folder holds anything."""
+        return self.path.is_dir() and any(self.path.iterdir())
 
     def make(self) -> None:
         """Make the folder."""

@@ -22,6 +22,9 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.array.optimization import optimize
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
 from lczcube.errors import StoreError
 from lczcube.places import Folder, Held, Place, place_of
@@ -352,7 +355,7 @@ def _move(staging: Folder, place: Folder) -> None:
     """Put a whole store in its place; killed at any moment, :func:`_finish_move` goes on."""
     replaced = place.with_suffix(_REPLACED_SUFFIX)
     replaced.remove()
-    if place.exists():
+    if place.path.exists():
         place.move_to(replaced)
     staging.move_to(place)
     _finish_move(staging, place)
@@ -361,9 +364,9 @@ def _move(staging: Folder, place: Folder) -> None:
 def _finish_move(staging: Folder, place: Folder) -> None:
     replaced = place.with_suffix(_REPLACED_SUFFIX)
     markers, staged = (each.with_suffix(MARKERS_SUFFIX) for each in (place, staging))
-    if replaced.exists() and not place.exists():
-        staging.move_to(place)
-    if staged.exists() and not staging.exists() and place.exists():
+    if replaced.path.exists() and not place.path.exists():
+        (staging if staging.path.exists() else replaced).move_to(place)
+    if staged.path.exists() and not staging.path.exists() and place.path.exists():
         markers.remove()
         staged.move_to(markers)
     replaced.remove()
@@ -427,11 +430,12 @@ def _fill_group(opened: OpenStore, group: str, leaf: Leaf, files: _Files) -> Reg
 def _blocks(
     arrays: Mapping[str, da.Array], regions: Sequence[_Region]
 ) -> Iterator[tuple[_Region, Any]]:
-    """Regions with their blocks: arrays are optimised together, so what they share stays shared."""
-    optimised = dict(zip(arrays, dask.optimize(*arrays.values()), strict=True))
-    delayed = {name: array.to_delayed(optimize_graph=False) for name, array in optimised.items()}
-    for region in regions:
-        yield region, delayed[region.array][region.index]
+    """Regions with their blocks, of one graph: what arrays share is computed once."""
+    keys = [(arrays[region.array].name, *region.index) for region in regions]
+    merged = HighLevelGraph.merge(*(array.dask for array in arrays.values()))
+    graph = HighLevelGraph.from_collections("regions", optimize(merged, keys), dependencies=())
+    for region, key in zip(regions, keys, strict=True):
+        yield region, Delayed(key, graph, layer="regions")
 
 
 @dask.delayed(pure=False)  # type: ignore[untyped-decorator]
