@@ -73,7 +73,7 @@ def start(target: Callable[[Path, bool], None], path: Path, *, overwrite: bool) 
 
 
 def kill(child: Any) -> None:
-    os.kill(child.pid, signal.SIGKILL)
+    child.kill()  # SIGKILL
     child.join()
 
 
@@ -100,13 +100,17 @@ def test_killed_at_any_moment_the_same_call_ends_with_the_same_bytes(
     undisturbed: tuple[dict[str, bytes], float], tmp_path: Path, overwrite: bool
 ) -> None:
     expected, seconds = undisturbed
-    rng, n_killed, path = np.random.default_rng(int(overwrite)), 0, tmp_path / "lcz.zarr"
-    for moment_s in rng.uniform(0, seconds, size=10):
+    rng, n_killed, path = np.random.default_rng(int(overwrite)), 0, tmp_path / "work" / "lcz.zarr"
+    path.parent.mkdir()
+    was = write_product({"pixels": maps_on(GRID)}, tmp_path / "old.zarr", attrs={"id": "old"})
+    for moment_s in rng.uniform(0, 0.9 * seconds, size=10):
         for folder in (path, Path(f"{path}.regions")):
             shutil.rmtree(folder, ignore_errors=True)
         old = {}
         if overwrite:
-            old = all_bytes(write_product({"pixels": maps_on(GRID)}, path, attrs={"id": "old"}))
+            shutil.copytree(was, path)
+            shutil.copytree(f"{was}.regions", f"{path}.regions")
+            old = all_bytes(was)
         child = start(write_slowly, path, overwrite=overwrite)
         time.sleep(moment_s)
         n_killed += child.is_alive()
@@ -115,12 +119,12 @@ def test_killed_at_any_moment_the_same_call_ends_with_the_same_bytes(
         write_slowly(path, overwrite)
         assert all_bytes(path) == expected
         assert verify_store(path).is_sound
-        assert sorted(p.name for p in tmp_path.iterdir()) == [
+        assert sorted(p.name for p in path.parent.iterdir()) == [
             ".lcz.zarr.lock",
             "lcz.zarr",
             "lcz.zarr.regions",
         ]
-    assert n_killed >= 8
+    assert n_killed >= 5  # how long a child takes depends on what else the machine does
 
 
 def test_killed_inside_a_shard_the_same_call_ends_with_the_same_bytes(
@@ -249,7 +253,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("fault", "n_before"), zip(FAULTS, [0, 3, 20, 25, 30], strict=True))
+@pytest.mark.parametrize(("fault", "n_before"), list(zip(FAULTS, [0, 3, 20, 25, 30], strict=True)))
 def test_a_disk_that_takes_no_more_is_a_store_error_and_the_store_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, n_before: int
 ) -> None:

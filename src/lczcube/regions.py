@@ -249,9 +249,10 @@ def fill_store(
     files = _lay_out(leaves, attrs or {})
     root = files.pop(_ROOT)
     _write_changed(place, files)
-    reports = [_fill_group(opened, group, leaf, files) for group, leaf in leaves.items()]
-    records = {key: _record(content) for key, content in {**files, _ROOT: root}.items()}
-    _write_changed(side, {_FILES: json.dumps(records, indent=1, sort_keys=True).encode()})
+    records = _records(side)
+    reports = [_fill_group(place, group, leaf, files, records) for group, leaf in leaves.items()]
+    whole = {key: _record(content) for key, content in {**files, _ROOT: root}.items()}
+    _write_changed(side, {_FILES: json.dumps(whole, indent=1, sort_keys=True).encode()})
     opened.require_held()
     _write_changed(place, {_ROOT: root})
     return RegionReport(sum(r.n_regions for r in reports), sum(r.n_written for r in reports))
@@ -403,10 +404,11 @@ def _write_changed(place: Place, files: Mapping[str, bytes]) -> None:
             place.write(key, content)
 
 
-def _fill_group(opened: OpenStore, group: str, leaf: Leaf, files: _Files) -> RegionReport:
+def _fill_group(
+    place: Place, group: str, leaf: Leaf, files: _Files, records: Mapping[str, Any]
+) -> RegionReport:
     lazy = {k: v.data for k, v in leaf.dataset.data_vars.items() if dask.is_dask_collection(v)}
     arrays = {f"{group}/{name}": array for name, array in lazy.items()}
-    records = _records(_side(opened.place))
     regions = [
         _Region(name, index)
         for name, array in arrays.items()
@@ -416,10 +418,10 @@ def _fill_group(opened: OpenStore, group: str, leaf: Leaf, files: _Files) -> Reg
         region
         for region in regions
         if region.key not in records
-        or not _matches(opened.place, region.key, records[region.key], hashes=False)
+        or not _matches(place, region.key, records[region.key], hashes=False)
     ]
     tasks = [
-        _write_region(block, files[f"{region.array}/zarr.json"], opened.place, region)
+        _write_region(block, files[f"{region.array}/zarr.json"], place, region)
         for region, block in _blocks(arrays, left)
     ]
     with _threads_that_end():
