@@ -124,11 +124,10 @@ def main(km: float, folder: Path) -> None:
             f"{processor:6.2f} s of processor ({processor / bare[1]:.2f})"
         )
     area_km2 = (n_cells * 0.32) ** 2
-    for group in ("pixels", "pixels_*", "."):
-        files = [
-            f for g in (folder / "store.zarr").glob(group) for f in g.rglob("*") if f.is_file()
-        ]
-        print(f"{group:10} {sum(f.stat().st_size for f in files) / area_km2 / 1e3:7.1f} kB per km2")
+    store = folder / "store.zarr"
+    for group in sorted(path.name for path in store.iterdir() if path.is_dir()):
+        size = sum(file.stat().st_size for file in (store / group).rglob("*") if file.is_file())
+        print(f"{group:10} {size / area_km2 / 1e3:6.1f} kB per km2")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pyramids: a group of a product, halved until it is small, each level from the one below it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -88,8 +88,8 @@ def halve(values: Array, kind: Kind, axes: tuple[int, int]) -> Array:
     array([[2, 0]], dtype=uint8)
     """
     pad = [(0, values.shape[axis] % 2 if axis in axes else 0) for axis in range(values.ndim)]
-    padded = np.pad(values, pad, mode="edge")
-    four = np.stack([padded[index] for index in _quarters(values.ndim, axes)])
+    padded = np.pad(values, pad, mode="edge") if any(n for _, n in pad) else values
+    four = [padded[index] for index in _quarters(values.ndim, axes)]
     return _HALVINGS[kind.halved](four, kind.nodata)
 
 
@@ -101,9 +101,9 @@ def _quarters(ndim: int, axes: tuple[int, int]) -> Iterator[tuple[slice, ...]]:
             yield tuple(index)
 
 
-def _mode(four: Array, nodata: float | None) -> Array:
+def _mode(four: Sequence[Array], nodata: float | None) -> Array:
     """Ascending candidates, a later one only where it is more frequent: ties go to the lowest."""
-    ordered = np.sort(four, axis=0)
+    ordered = np.sort(np.stack(four), axis=0)
     best: Array = ordered[0].copy()
     most = np.zeros(ordered.shape[1:], np.uint8)
     if nodata is not None:
@@ -115,19 +115,25 @@ def _mode(four: Array, nodata: float | None) -> Array:
     return best
 
 
-def _average(four: Array, nodata: float | None) -> Array:
-    valid = ~np.isnan(four) if four.dtype.kind == "f" else four != nodata
-    n = valid.sum(axis=0)
-    total = np.where(valid, four, 0).sum(axis=0, dtype=np.float64)
-    mean = total / np.maximum(n, 1)
-    whole = mean if four.dtype.kind == "f" else np.rint(mean)
-    averages: Array = np.asarray(np.where(n > 0, whole, nodata)).astype(four.dtype)
-    return averages
+def _average(four: Sequence[Array], nodata: float | None) -> Array:
+    """Sums of four small whole numbers are exact in float32, and so are their halves."""
+    dtype = four[0].dtype
+    total = np.zeros(four[0].shape, np.float32 if dtype.itemsize <= 2 else np.float64)
+    n = np.zeros(total.shape, np.uint8)
+    for values in four:
+        valid = ~np.isnan(values) if dtype.kind == "f" else values != nodata
+        n += valid
+        np.add(total, values, out=total, where=valid)
+    np.divide(total, n, out=total, where=n > 0)
+    if dtype.kind != "f":
+        np.rint(total, out=total)
+    total[n == 0] = nodata
+    return total.astype(dtype)
 
 
-def _union(four: Array, nodata: float | None) -> Array:  # noqa: ARG001
+def _union(four: Sequence[Array], nodata: float | None) -> Array:  # noqa: ARG001
     """Of sets, no data being the empty one."""
-    union: Array = np.bitwise_or.reduce(four, axis=0)
+    union: Array = np.bitwise_or.reduce(np.stack(four))
     return union
 
 
