@@ -59,6 +59,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/load.py
 	$(BIN)/python benchmarks/npy.py
 	$(BIN)/python benchmarks/neighbours.py
+	$(BIN)/python benchmarks/products.py
 	$(BIN)/python benchmarks/large.py
 
 docs: $(DOCS_INSTALLED)

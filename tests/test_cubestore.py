@@ -18,7 +18,7 @@ from lczcube.cube import grid_of, halo_of, open_cube
 from lczcube.cubestore import open_stored_cube, write_cube
 from lczcube.errors import GridMismatchError, StoreError
 from lczcube.grid import Grid
-from lczcube.regions import verify_regions
+from lczcube.regions import StoreCheck, verify_store
 from lczcube.windows import aggregate
 from tests.scenes import CRS, catalog_of, position_codes, raster_input, write_raster
 from tests.test_cube import X0, Y0, small_grid
@@ -106,17 +106,18 @@ def test_a_damaged_shard_is_found_and_written_again(catalog: Catalog, tmp_path: 
     store = tmp_path / "cube.zarr"
     write_cube(cube_of(catalog), store)
     before = digests(store)
-    assert verify_regions(store, group="cube") == []
+    assert verify_store(store).is_sound
     shards = sorted(path for path in (store / "cube" / "a" / "c").rglob("*") if path.is_file())
     content = bytearray(shards[3].read_bytes())
     content[len(content) // 2] ^= 1
     shards[3].write_bytes(content)
     shards[5].write_bytes(shards[5].read_bytes()[:-7])
     shards[6].unlink()
-    names = [str(path.relative_to(store / "cube")) for path in shards]
-    assert verify_regions(store, group="cube") == sorted(names[i] for i in (3, 5, 6))
+    names = [str(path.relative_to(store)) for path in shards]
+    found = verify_store(store)
+    assert (found.damaged, found.missing) == ((names[3], names[5]), (names[6],))
     assert write_cube(cube_of(catalog), store).n_written == 2  # those of another length
-    assert verify_regions(store, group="cube") == [names[3]]
+    assert verify_store(store) == StoreCheck(found.n_files, (names[3],), (), ())
     shards[3].unlink()
     assert write_cube(cube_of(catalog), store).n_written == 1
     assert digests(store) == before
@@ -134,17 +135,17 @@ def test_a_second_writer_is_refused(catalog: Catalog, tmp_path: Path) -> None:
 
 WRITER = """
 import sys, time
-import lczcube.regions as regions
+from lczcube.places import Folder
 from lczcube.catalog import open_catalog
 from lczcube.cubestore import write_cube
 from lczcube.cube import open_cube
 from lczcube.grid import Grid
 
-whole = regions._write_durably
-def slowly(path, text):
+whole = Folder.write
+def slowly(place, key, content):
     time.sleep(0.02)
-    whole(path, text)
-regions._write_durably = slowly
+    whole(place, key, content)
+Folder.write = slowly
 catalog, store, grid = sys.argv[1:]
 cube = open_cube(open_catalog(catalog), Grid.from_json(grid), inputs=["a", "b"], year=2024)
 print("ready", flush=True)
@@ -171,7 +172,7 @@ def test_a_killed_writer_is_gone_on_with_and_ends_with_the_same_bytes(
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         child.stdout.close()
-    n_before = len(list((tmp_path / "killed.zarr.regions").glob("*.json")))
+    n_before = len(list((tmp_path / "killed.zarr.regions").glob("cube.*.json")))
     report = write_cube(cube, store)
     assert report.n_written == report.n_regions - n_before
     assert digests(store) == expected

@@ -106,7 +106,7 @@ def test_plain_xarray_opens_a_group_and_finds_the_values_and_coordinates(store: 
 def test_plain_xarray_opens_the_store_as_a_tree(store: Path) -> None:
     with xr.open_datatree(store, engine="zarr") as tree:
         assert set(tree.children) == {"pixels", "cells"}
-        assert tree.attrs == {"lczcube_schema": "1.0.0", "inputs": ["aef"]}
+        assert tree.attrs == {"lczcube_schema": "2.0.0", "inputs": ["aef"]}
         assert tree["cells"]["lcz"].shape == (4, 5)
         assert tree["pixels"]["lcz"].shape == (64, 80)
 
@@ -192,15 +192,22 @@ def test_writing_leaves_the_datasets_as_they_were(tmp_path: Path) -> None:
 
 def test_an_existing_store_is_not_replaced_unasked(store: Path) -> None:
     before = all_bytes(store)
-    with pytest.raises(StoreError, match=r"lcz\.zarr exists; pass overwrite=True"):
+    with pytest.raises(StoreError, match=r"lcz\.zarr exists and .* pass overwrite=True"):
         write_product({"pixels": maps_on(GRID)}, store)
     assert all_bytes(store) == before
 
 
-def test_an_error_while_writing_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_error_while_writing_leaves_no_store_and_the_same_call_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "lcz.zarr"
     with pytest.raises(OSError, match="disk on fire"):
-        write_product({"pixels": raising(GRID)}, tmp_path / "lcz.zarr")
-    assert list(tmp_path.iterdir()) == []
+        write_product({"pixels": raising(GRID)}, path, identity="one")
+    assert not path.exists()
+    with pytest.raises(StoreError, match=r"is not whole: .* same command again"):
+        open_product(path, "pixels")
+    write_product({"pixels": maps_on(GRID)}, path, identity="one")
+    assert all_bytes(path) == all_bytes(
+        write_product({"pixels": maps_on(GRID)}, tmp_path / "undisturbed.zarr")
+    )
 
 
 def test_an_error_while_replacing_leaves_the_old_store_as_it_was(tmp_path: Path) -> None:
@@ -209,27 +216,21 @@ def test_an_error_while_replacing_leaves_the_old_store_as_it_was(tmp_path: Path)
     with pytest.raises(OSError, match="disk on fire"):
         write_product({"pixels": raising(GRID)}, path, overwrite=True)
     assert all_bytes(path) == before
-    assert list(tmp_path.iterdir()) == [path]
+    assert open_product(path, "pixels")["lcz"].shape == GRID.shape
 
 
-def test_the_rest_of_an_interrupted_write_is_no_obstacle(tmp_path: Path) -> None:
+def test_the_rest_of_another_write_is_no_obstacle(tmp_path: Path) -> None:
     rest = tmp_path / "lcz.zarr.partial" / "pixels"
     rest.mkdir(parents=True)
     (rest / "junk").write_text("half")
     path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr")
-    assert list(tmp_path.iterdir()) == [path]
-    assert not list(path.rglob("junk"))
-
-
-@pytest.mark.parametrize("name", ["lcz", "confidence", "probability"])
-def test_a_flipped_byte_is_noticed_on_reading(tmp_path: Path, name: str) -> None:
-    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr")
-    shard = min(p for p in (path / "pixels" / name / "c").rglob("*") if p.is_file())
-    damaged = bytearray(shard.read_bytes())
-    damaged[len(damaged) // 4] ^= 0xFF
-    shard.write_bytes(damaged)
-    with pytest.raises((RuntimeError, ValueError)):
-        xr.open_zarr(path, group="pixels")[name].compute()
+    assert not list(tmp_path.rglob("junk"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".lcz.zarr.lock",
+        "lcz.zarr",
+        "lcz.zarr.regions",
+    ]
+    assert open_product(path, "pixels")["lcz"].shape == GRID.shape
 
 
 def test_a_dataset_off_the_grid_is_refused(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_a_grid_without_epsg_code_keeps_its_crs(tmp_path: Path) -> None:
 def test_a_missing_store_or_group_is_named(store: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no group 'features'"):
         open_product(store, "features")
-    with pytest.raises(StoreError, match="no group 'cells'"):
+    with pytest.raises(StoreError, match="no such store"):
         open_features(tmp_path / "absent.zarr")
 
 

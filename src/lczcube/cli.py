@@ -730,6 +730,37 @@ def change(
     print(f"picture {write_changes_png(stacked, changes, out.with_suffix('.png'), title=title)}")
 
 
+@app.command
+def verify(
+    store: str, /, *, hashes: Annotated[bool, Parameter(negative="--no-hashes")] = True
+) -> int:
+    """Compare the files of a store with what was written: damaged, missing and surplus ones.
+
+    Parameters
+    ----------
+    store
+        A store that lczcube wrote, such as RUN/CITY/lcz.zarr, or the URL of one.
+    hashes
+        Read every file; --no-hashes compares lengths only.
+    """
+    from lczcube.regions import verify_store
+
+    found = verify_store(store, hashes=hashes)
+    if found.is_sound:
+        print(f"{store}: {found.n_files} files, all as they were written")
+        return 0
+    for word in ("damaged", "missing", "surplus"):
+        for key in getattr(found, word):
+            print(f"{word}  {key}")
+    print(
+        f"{store}: {len(found.damaged)} damaged, {len(found.missing)} missing, "
+        f"{len(found.surplus)} surplus of {found.n_files} files.\n"
+        "Write the store again (--overwrite); or delete the damaged and surplus files and give the "
+        "command that wrote it again."
+    )
+    return 1
+
+
 def _of_both(values: "tuple[T, ...]", option: str) -> "tuple[T, T]":
     """One value for both sides, or one each."""
     from lczcube.errors import ConfigError

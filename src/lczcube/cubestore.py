@@ -13,7 +13,15 @@ from odc.geo.xr import xr_coords
 from lczcube.cube import GRID_ATTR, HALO_ATTR, grid_of, halo_of
 from lczcube.errors import GridMismatchError, StoreError
 from lczcube.grid import Grid
-from lczcube.regions import RegionReport, identity_of, is_whole, write_regions
+from lczcube.places import place_of
+from lczcube.regions import (
+    Leaf,
+    RegionReport,
+    compressors,
+    identity_of,
+    is_whole,
+    write_regions,
+)
 
 GROUP = "cube"
 
@@ -52,19 +60,19 @@ def write_cube(cube: xr.Dataset, store: str | Path, *, overwrite: bool = False) 
     encoding = {
         str(name): _encoding(v) for name, v in ready.data_vars.items() if hasattr(v.data, "dask")
     }
-    return write_regions(
-        ready, store, group=GROUP, encoding=encoding, identity=_identity(cube), overwrite=overwrite
-    )
+    leaves = {GROUP: Leaf(ready, encoding)}
+    return write_regions(leaves, store, identity=_identity(cube), overwrite=overwrite)
 
 
 def is_stored(cube: xr.Dataset, store: str | Path) -> bool:
     """True when a store holds exactly this cube, whole; reads no pixel."""
-    return is_whole(store) and identity_of(store) == _identity(cube)
+    place = place_of(store)
+    return is_whole(place) and identity_of(place) == _identity(cube)
 
 
 def stored_halo_px(store: str | Path) -> int:
     """Pixels by which a stored cube reaches past its grid; -1 where there is no whole one."""
-    if not is_whole(store):
+    if not is_whole(place_of(store)):
         return -1
     return halo_of(xr.open_zarr(store, group=GROUP, mask_and_scale=False))
 
@@ -95,7 +103,7 @@ def open_stored_cube(
     GridMismatchError
         If it lies on another grid, or reaches less far past it.
     """
-    if not is_whole(store):
+    if not is_whole(place_of(store)):
         raise StoreError(
             f"{store} holds no whole cube; write it, or finish it, with `lczcube cube RUN --write`."
         )
@@ -138,8 +146,6 @@ def _in_shards(cube: xr.Dataset) -> xr.Dataset:
 
 
 def _encoding(variable: xr.DataArray) -> dict[str, Any]:
-    from zarr.codecs import ZstdCodec
-
     shard = tuple(sizes[0] for sizes in da.asarray(variable.data).chunks)
     inner = tuple(
         n // INNER_CHUNKS if dim in ("y", "x") and n % INNER_CHUNKS == 0 else n
@@ -149,7 +155,7 @@ def _encoding(variable: xr.DataArray) -> dict[str, Any]:
     return {
         "chunks": inner,
         "shards": shard,
-        "compressors": [ZstdCodec(level=3, checksum=True)],
+        "compressors": compressors(),
         "fill_value": variable.dtype.type(nodata),
     }
 

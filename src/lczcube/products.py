@@ -1,131 +1,146 @@
 """Products: LCZ maps as Zarr v3 that plain xarray opens, and as a picture.
 
-A store is written beside its place and moved there when it is whole: a reader sees all of it or
-none.
+A store in a folder is written beside its place and moved there when it is whole: a reader sees all
+of it or none, and an interrupted call is gone on with. Its layout is :mod:`lczcube.schema`.
 """
 
-import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
+from dask.base import tokenize
 from odc.geo.geobox import GeoBox
 
 from lczcube import lcz as zones
 from lczcube.cube import grid_of
 from lczcube.errors import StoreError
 from lczcube.grid import Grid
-from lczcube.probability import PERCENT_NODATA
-from lczcube.runtime import n_cores
+from lczcube.places import Place, place_of
+from lczcube.pyramids import halved_dataset, halved_geobox, level_names
+from lczcube.regions import Leaf, compressors, fill_store, require_whole, writing
+from lczcube.schema import SCHEMA_VERSION, VERSION_ATTR, conventions, kind_of, require_version
 
-SCHEMA_VERSION = "1.0.0"
+PYRAMID_GROUP = "pixels"
+"""The group that has a pyramid of maps beside it."""
 
-_PROJ_CONVENTION = {
-    "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
-    "name": "proj",
-    "description": "Coordinate reference system information for geospatial data",
-    "schema_url": "https://raw.githubusercontent.com/zarr-conventions/proj/refs/tags/v0.1/schema.json",
-    "spec_url": "https://github.com/zarr-conventions/proj/blob/v0.1/README.md",
-}
-_SPATIAL_CONVENTION = {
-    "uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4",
-    "name": "spatial",
-    "description": "Spatial coordinate information",
-    "schema_url": (
-        "https://raw.githubusercontent.com/zarr-conventions/spatial/refs/tags/v0.1/schema.json"
-    ),
-    "spec_url": "https://github.com/zarr-conventions/spatial/blob/v0.1/README.md",
-}
+PathOrUrl = TypeVar("PathOrUrl", str, Path)
 
-_VARIABLE_ATTRS: dict[str, dict[str, Any]] = {
-    "confidence": {"long_name": "Probability of the mapped zone", "units": "1"},
-    "probability": {"long_name": "Probability of each Local Climate Zone", "units": "1"},
-    "distance": {"long_name": "Distance to the nearest donor", "units": "standard deviations"},
-    "donor": {"long_name": "Position of the nearest donor in attribute donor_id; -1 for none"},
-    "vote": {"long_name": "Share of the vote of the mapped zone, not calibrated", "units": "1"},
-    "fate": {"long_name": "What becomes of the pseudo-label"},
-    "kept": {"long_name": "True where the pseudo-label is kept"},
-    "label_set": {"long_name": "Local Climate Zones that the pixel may have, a bit each"},
-    "dissimilarity": {"long_name": "Distance to the nearest training sample, by their mean one"},
-    "applicable": {"long_name": "1 where features are as in training, 0 where not, 255 no data"},
-    "features": {"long_name": "Statistics of the bands over the window of each output pixel"},
-    "valid_fraction": {"long_name": "Share of valid pixels in the window", "units": "1"},
-    "covered": {"long_name": "True where at least half of the output pixel is valid"},
-}
-_PERCENT = ("confidence", "probability", "vote")
-_PERCENT_ATTRS = {"_FillValue": np.uint8(PERCENT_NODATA), "scale_factor": 0.01}
-"""As attributes, not as encoding: the per cents are packed already, xarray must not pack again."""
 _SPATIAL_NAMES = {"cell_y": "y", "cell_x": "x"}
 
 
 def write_product(
     groups: Mapping[str, xr.Dataset],
-    store: str | Path,
+    store: PathOrUrl,
     *,
     attrs: Mapping[str, Any] | None = None,
     overwrite: bool = False,
-) -> Path:
-    """Write datasets as the leaf groups of one Zarr v3 store.
+    identity: str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> PathOrUrl:
+    """Write datasets as the leaf groups of one Zarr v3 store; interrupted, the same call goes on.
 
     Parameters
     ----------
     groups : mapping of str to xarray.Dataset
         By group name, ``pixels`` or ``cells``. Dims ``(y, x)`` or ``(cell_y, cell_x)`` on the grid
-        in each dataset's attributes; lazy datasets are computed chunk by chunk.
+        in each dataset's attributes, others before them, a ``time`` first of all; lazy datasets are
+        computed chunk by chunk. What each variable is says :data:`lczcube.schema.KINDS`.
     store : str or Path
-        Folder to write, ``….zarr``.
+        Folder to write, ``….zarr``, or the URL of a prefix of an object store.
     attrs : mapping, optional
         Attributes of the root: the manifest. JSON values.
     overwrite : bool
-        Replace an existing store. Default: refuse.
+        Replace an existing store. In a folder it stands until the new one is whole; in an object
+        store it is removed first. Default: refuse.
+    identity : str, optional
+        What the pixels depend on: a store that was begun with another is begun anew. Default: a
+        digest of metadata and of the names of the Dask arrays, which tell what their graphs are
+        made of; files that a graph reads are told by their names alone.
+    storage_options : mapping, optional
+        Of an object store: see :func:`lczcube.places.place_of`. They are written nowhere.
 
     Returns
     -------
-    pathlib.Path
-        The store.
+    str or pathlib.Path
+        The store, as it was given.
 
     Raises
     ------
     StoreError
-        If the store exists and ``overwrite`` is false.
+        If a store of another identity exists and ``overwrite`` is false, another process writes it,
+        or it cannot be written: a full disk, no right. What is written stays for the same call.
     GridMismatchError
         If a dataset does not carry its grid.
 
     Notes
     -----
-    One Dask task writes one whole shard. Compressors carry checksums. ``lcz`` has the nodata 0 and
-    stays uint8; per cents stay uint8 and open as shares in [0, 1] with NaN, which plain xarray
-    makes float64.
+    One Dask task writes one whole shard: a chunk of the grid, all times and classes of it. Every
+    flipped bit of a shard is an error on reading. ``lcz`` has the nodata 0 and stays uint8; per
+    cents stay uint8 and open as shares in [0, 1] with NaN, which plain xarray makes float64. The
+    group ``pixels`` is halved into ``pixels_2``, ``pixels_4`` … until its longer side is 512 pixels
+    or less, each level from the one below it: :func:`lczcube.pyramids.halve`.
     """
-    path = Path(store)
-    with _replacing(path, overwrite=overwrite) as partial:
-        for name, dataset in groups.items():
-            ready, encoding = _prepare(dataset)
-            ready.to_zarr(
-                partial, group=name, mode="w", zarr_format=3, encoding=encoding, consolidated=False
-            )
-        _finish(partial, {"lczcube_schema": SCHEMA_VERSION, **(attrs or {})})
-    return path
+    prepared = {name: _prepare(dataset) for name, dataset in groups.items()}
+    root = {VERSION_ATTR: SCHEMA_VERSION, **(attrs or {}), **_multiscales(prepared)}
+    named = identity or _identity(prepared, root)
+    with writing(
+        store, identity=named, overwrite=overwrite, beside=True, storage_options=storage_options
+    ) as opened:
+        fill_store(opened, _leaves(prepared, opened.place), root)
+    return store
 
 
-def open_product(store: str | Path, group: str) -> xr.Dataset:
+def open_product(
+    store: str | Path, group: str, *, storage_options: Mapping[str, Any] | None = None
+) -> xr.Dataset:
     """One group of a product store, lazy, with chunks as stored.
+
+    Parameters
+    ----------
+    store : str or Path
+        Folder, or the URL of a prefix of an object store; of any version of the schema.
+    group : str
+        ``pixels``, ``cells``, or a level of the pyramid, ``pixels_2``.
+    storage_options : mapping, optional
+        Of an object store.
 
     Raises
     ------
     StoreError
-        If the store or the group is not there.
+        If the store or the group is not there, the store is not whole, or it was written by a later
+        version of lczcube.
     """
+    place = place_of(store, storage_options)
+    require_whole(place)
+    opened = place.to_zarr()
+    require_version(_root_attrs(place).get(VERSION_ATTR), place.name)
     try:
-        dataset: xr.Dataset = xr.open_zarr(store, group=group)
+        dataset: xr.Dataset = xr.open_zarr(opened, group=group)
         return dataset
     except (FileNotFoundError, KeyError) as error:
-        raise StoreError(f"{store}: no group {group!r}; it may not be written yet.") from error
+        raise StoreError(f"{place.name}: no group {group!r}; it may not be written yet.") from error
+
+
+def map_groups(store: str | Path) -> list[str]:
+    """Groups of a product store that hold a map, sorted; levels of a pyramid are not among them.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there, or not whole.
+    """
+    place = place_of(store)
+    require_whole(place)
+    root = json.loads(place.read("zarr.json") or b"{}")
+    layout = root["attributes"].get("multiscales", {"layout": []})["layout"]
+    levels = {level["asset"] for level in layout if "derived_from" in level}
+    arrays = root["consolidated_metadata"]["metadata"]
+    holders = {key.removesuffix("/lcz") for key in arrays if key.endswith("/lcz")}
+    return sorted(holders - levels)
 
 
 def open_features(store: str | Path) -> xr.Dataset:
@@ -184,56 +199,116 @@ def write_map_png(
     return target
 
 
-@contextmanager
-def _replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    if path.exists() and not overwrite:
-        raise StoreError(f"{path} exists; pass overwrite=True (--overwrite) to replace it.")
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with _threads_that_end():
-            yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    shutil.rmtree(path, ignore_errors=True)
-    partial.replace(path)
+@dataclass(frozen=True)
+class _Prepared:
+    """A group as it will be stored: its pixels, and the side of its shards."""
+
+    dataset: xr.Dataset
+    geobox: GeoBox
+    side_px: int
 
 
-@contextmanager
-def _threads_that_end() -> Iterator[None]:
-    """A pool of threads whose tasks are all over when it is left.
-
-    Dask raises a task's error at once, while the tasks beside it still write: what is then removed
-    would come back.
-    """
-    import dask
-
-    n_threads = dask.config.get("num_workers", None) or n_cores()
-    with ThreadPoolExecutor(n_threads) as pool, dask.config.set(pool=pool):
-        yield
-
-
-def _prepare(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, dict[str, Any]]]:
+def _prepare(dataset: xr.Dataset) -> _Prepared:
     grid = grid_of(dataset)
     named = dataset.rename({k: v for k, v in _SPATIAL_NAMES.items() if k in dataset.dims})
     geobox = _geobox_of(named, grid)
     side_px = round(grid.chunk_px * grid.pixel_m / geobox.resolution.x)
-    named = named.assign_coords(_coordinates(geobox)).chunk(_shards(named, side_px))
-    encoding: dict[str, dict[str, Any]] = {}
-    for name, variable in named.data_vars.items():
-        variable.attrs.update(_VARIABLE_ATTRS.get(str(name), {}))
-        variable.attrs.update(_PERCENT_ATTRS if name in _PERCENT else {})
-        variable.attrs["grid_mapping"] = "spatial_ref"
-        encoding[str(name)] = _encoding(variable, side_px)
-    if "lcz" in named:
-        named["lcz"].attrs.update(zones.cf_attrs() | {"nodata": zones.NODATA})
-    if "lcz_class" in named.coords:
-        named["lcz_class"].attrs.update(zones.cf_attrs())
-    if "feature" in named.coords:
-        named = _names_to_attribute(named, "feature")
-    return named.assign_attrs(_georeference(grid, geobox)), encoding
+    described = named.assign({name: _described(v) for name, v in named.data_vars.items()})
+    if "lcz_class" in described.coords:
+        described["lcz_class"].attrs.update(zones.cf_attrs())
+    if "feature" in described.coords:
+        described = _names_to_attribute(described, "feature")
+    if "time" in described.coords:
+        described["time"].attrs |= {"standard_name": "time", "axis": "T"}
+        described["time"].encoding = {"units": "days since 1970-01-01", "dtype": "int64"}
+    return _placed(described, geobox, side_px)
+
+
+def _placed(dataset: xr.Dataset, geobox: GeoBox, side_px: int) -> _Prepared:
+    """With the coordinates and the georeference of its pixels, a shard a chunk."""
+    placed = dataset.assign_coords(_coordinates(geobox)).assign_attrs(_georeference(geobox))
+    sides = {str(dim): side_px if dim in ("y", "x") else -1 for dim in placed.dims}
+    return _Prepared(placed.chunk(sides), geobox, side_px)
+
+
+def _described(variable: xr.DataArray) -> xr.DataArray:
+    """A copy with the attributes of its kind, which win, and none of another store's encoding."""
+    kind = kind_of(str(variable.name), variable.dtype)
+    described = variable.copy(deep=False).drop_encoding()
+    described.attrs = variable.attrs | dict(kind.attrs) | {"grid_mapping": "spatial_ref"}
+    return described
+
+
+def _identity(prepared: Mapping[str, _Prepared], root: Mapping[str, Any]) -> str:
+    parts = [
+        (
+            group,
+            sorted(of.dataset.attrs.items(), key=lambda item: str(item[0])),
+            [(str(n), v.dims, v.dtype, v.data.name, v.attrs) for n, v in of.dataset.items()],
+            [(str(n), v.values, v.attrs) for n, v in of.dataset.coords.items()],
+        )
+        for group, of in prepared.items()
+    ]
+    return str(tokenize(parts, root))
+
+
+def _leaves(prepared: Mapping[str, _Prepared], place: Place) -> dict[str, Leaf]:
+    """Groups as they are written: those given, and after them the levels that are made of one."""
+    leaves = {name: _leaf(of) for name, of in prepared.items()}
+    if PYRAMID_GROUP in prepared:
+        name, below = PYRAMID_GROUP, prepared[PYRAMID_GROUP]
+        for level in level_names(PYRAMID_GROUP, below.geobox):
+            halved = halved_dataset(below.dataset, place, name, below.side_px)
+            name, below = level, _placed(halved, halved_geobox(below.geobox), below.side_px)
+            leaves[name] = _leaf(below)
+    return leaves
+
+
+def _leaf(prepared: _Prepared) -> Leaf:
+    dataset = prepared.dataset
+    lazy = {str(name): _encoding(v, prepared.side_px) for name, v in dataset.data_vars.items()}
+    eager = {str(name): {"compressors": compressors()} for name in dataset.coords}
+    return Leaf(dataset, lazy | eager)
+
+
+def _encoding(variable: xr.DataArray, side_px: int) -> dict[str, Any]:
+    """Chunks halve a shard in space, and hold one time: a map of one year is read alone."""
+    inner_px = side_px // 2 if side_px % 2 == 0 else side_px
+    chunks, shards = dict(variable.sizes), dict(variable.sizes)
+    for dim in ("y", "x"):
+        chunks[dim], shards[dim] = inner_px, side_px
+    if "time" in chunks:
+        chunks["time"] = 1
+    nodata = kind_of(str(variable.name), variable.dtype).nodata
+    return {
+        "chunks": tuple(chunks[dim] for dim in variable.dims),
+        "shards": tuple(shards[dim] for dim in variable.dims),
+        "compressors": compressors(),
+        "fill_value": variable.dtype.type(0 if nodata is None else nodata),
+    }
+
+
+def _multiscales(prepared: Mapping[str, _Prepared]) -> dict[str, Any]:
+    """The levels of the pyramid, as attributes of their parent; nothing where there are none."""
+    if PYRAMID_GROUP not in prepared:
+        return {}
+    geobox, below = prepared[PYRAMID_GROUP].geobox, PYRAMID_GROUP
+    layout: list[dict[str, Any]] = [{"asset": below, **_frame(geobox)}]
+    for level in level_names(PYRAMID_GROUP, geobox):
+        geobox = halved_geobox(geobox)
+        step = {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}
+        layout.append({"asset": level, "derived_from": below, "transform": step, **_frame(geobox)})
+        below = level
+    if len(layout) == 1:
+        return {}
+    return {
+        "zarr_conventions": conventions("multiscales", "spatial"),
+        "multiscales": {"layout": layout},
+    }
+
+
+def _root_attrs(place: Place) -> dict[str, Any]:
+    return dict(json.loads(place.read("zarr.json") or b"{}").get("attributes", {}))
 
 
 def _geobox_of(dataset: xr.Dataset, grid: Grid) -> GeoBox:
@@ -265,24 +340,6 @@ def _coordinates(geobox: GeoBox) -> dict[str, Any]:
     return {**axes, "spatial_ref": ((), np.int32(crs.to_epsg() or 0), spatial_ref)}
 
 
-def _shards(dataset: xr.Dataset, side_px: int) -> dict[str, int]:
-    return {str(dim): side_px if dim in ("y", "x") else -1 for dim in dataset.dims}
-
-
-def _encoding(variable: xr.DataArray, side_px: int) -> dict[str, Any]:
-    from zarr.codecs import ZstdCodec
-
-    inner_px = side_px // 2 if side_px % 2 == 0 else side_px
-    sides = {"y": (inner_px, side_px), "x": (inner_px, side_px)}
-    inner = tuple(sides[str(d)][0] if d in sides else variable.sizes[d] for d in variable.dims)
-    shard = tuple(sides[str(d)][1] if d in sides else variable.sizes[d] for d in variable.dims)
-    return {
-        "chunks": inner,
-        "shards": shard,
-        "compressors": [ZstdCodec(level=3, checksum=True)],
-    }
-
-
 def _names_to_attribute(dataset: xr.Dataset, dim: str) -> xr.Dataset:
     """Names of a dimension as an attribute: Zarr v3 has no stable string arrays yet."""
     names = [str(v) for v in dataset[dim].values]
@@ -291,32 +348,26 @@ def _names_to_attribute(dataset: xr.Dataset, dim: str) -> xr.Dataset:
     return numbered
 
 
-def _georeference(grid: Grid, geobox: GeoBox) -> dict[str, Any]:
-    rows, columns = geobox.shape
-    crs = {"proj:code": grid.crs} if grid.crs.startswith("EPSG:") else {"proj:wkt2": grid.crs}
+def _georeference(geobox: GeoBox) -> dict[str, Any]:
+    crs = str(geobox.crs)
+    named = {"proj:code": crs} if crs.startswith("EPSG:") else {"proj:wkt2": crs}
     return {
         "Conventions": "CF-1.11",
-        "zarr_conventions": [_SPATIAL_CONVENTION, _PROJ_CONVENTION],
-        **crs,
+        "zarr_conventions": conventions("spatial", "proj"),
+        **named,
         "spatial:dimensions": ["y", "x"],
         "spatial:transform_type": "affine",
-        "spatial:transform": [float(v) for v in geobox.affine[:6]],
-        "spatial:shape": [rows, columns],
+        **_frame(geobox),
         "spatial:bbox": [float(v) for v in geobox.boundingbox.bbox],
         "spatial:registration": "pixel",
     }
 
 
-def _finish(store: Path, attrs: Mapping[str, Any]) -> None:
-    import zarr
-
-    root = zarr.open_group(store, mode="a", zarr_format=3)
-    root.attrs.update(dict(attrs))
-    with warnings.catch_warnings():
-        # https://github.com/zarr-developers/zarr-python/issues/2958: consolidated metadata works
-        # in every reader we test, but is not yet in the specification.
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(store, zarr_format=3)
+def _frame(geobox: GeoBox) -> dict[str, Any]:
+    return {
+        "spatial:shape": [int(n) for n in geobox.shape],
+        "spatial:transform": [float(v) for v in geobox.affine[:6]],
+    }
 
 
 def _thinned(lcz: xr.DataArray, most: int = 2000) -> xr.DataArray:

@@ -4,16 +4,15 @@ A region is one shard, written by one task: two writers in one shard would lose 
 durable it leaves a marker in a folder beside the store, with the length and the SHA-256 of its
 file, or ``absent`` for a shard of nothing but fill, which has no file. Markers hold no times and no
 host names. The same call again sweeps what a killed writer left, skips what is complete, and ends
-with the same bytes. Metadata is consolidated last: a store that has it is whole.
+with the same bytes. The root's metadata, all of it consolidated, is written last: a store that has
+it is whole.
 """
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +22,84 @@ import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
+from dask.array.optimization import optimize
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
 from lczcube.errors import StoreError
+from lczcube.places import Folder, Held, Place, place_of
+from lczcube.runtime import n_cores
 
 MARKERS_SUFFIX = ".regions"
+STAGING_SUFFIX = ".partial"
+_REPLACED_SUFFIX = ".old"
+
+_ROOT = "zarr.json"
+_IDENTITY = "identity"
+_FILES = "files.json"
+
+_Files = dict[str, bytes]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A group of a store that is to be written.
+
+    Attributes
+    ----------
+    dataset : xarray.Dataset
+        Its lazy variables become regions, whose Dask chunks must be the shards; others, coordinates
+        among them, are written when the store is laid out.
+    encoding : mapping
+        Of every lazy variable: ``chunks``, ``shards``, ``compressors``; of others as xarray has it.
+    """
+
+    dataset: xr.Dataset
+    encoding: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class RegionReport:
-    """What :func:`write_regions` did: regions in the store, and how many of them it wrote."""
+    """What :func:`fill_store` did: regions in the store, and how many of them it wrote."""
 
     n_regions: int
     n_written: int
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """What :func:`verify_store` found: keys of files, sorted.
+
+    Attributes
+    ----------
+    n_files : int
+        Files that there should be.
+    damaged : tuple of str
+        Those whose bytes are not those that were written.
+    missing : tuple of str
+        Those that are not there.
+    surplus : tuple of str
+        Files that should not be there.
+    """
+
+    n_files: int
+    damaged: tuple[str, ...]
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+
+    @property
+    def is_sound(self) -> bool:
+        """True where all is as it was written."""
+        return not (self.damaged or self.missing or self.surplus)
+
+
+@dataclass(frozen=True)
+class OpenStore:
+    """A store that is being written: where its files go, what it depends on, whether it is ours."""
+
+    place: Place
+    identity: str
+    require_held: Held
 
 
 @dataclass(frozen=True)
@@ -45,41 +110,48 @@ class _Region:
     index: tuple[int, ...]
 
     @property
-    def key(self) -> str:
-        """Path of the shard below its array, by Zarr v3's default encoding."""
+    def shard(self) -> str:
+        """Key of the shard below its array, by Zarr v3's default encoding."""
         return "/".join(["c", *map(str, self.index)])
 
     @property
+    def key(self) -> str:
+        return f"{self.array}/{self.shard}"
+
+    @property
     def marker(self) -> str:
-        return f"{self.array}.{'.'.join(map(str, self.index))}.json"
+        return f"{self.array.replace('/', '.')}.{'.'.join(map(str, self.index))}.json"
+
+
+def compressors() -> list[Any]:
+    """Codecs of an array whose every flipped bit is an error on reading.
+
+    The checksum within a zstd frame leaves bits of the frame's header unchecked; CRC-32C, of the
+    whole frame, leaves none, and takes as many bytes.
+    """
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
+    return [ZstdCodec(level=3, checksum=False), Crc32cCodec()]
 
 
 def write_regions(
-    dataset: xr.Dataset,
+    leaves: Mapping[str, Leaf],
     store: str | Path,
     *,
-    group: str,
-    encoding: Mapping[str, Mapping[str, Any]],
     identity: str,
+    attrs: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> RegionReport:
-    """Write lazy variables as one group of a Zarr v3 store, a shard a task; computes them.
+    """Write groups of lazy variables as a Zarr v3 store, a shard a task; computes them.
 
     Parameters
     ----------
-    dataset : xarray.Dataset
-        Its lazy variables become regions, whose Dask chunks must be the shards; others, coordinates
-        among them, are written when the store is laid out.
-    store : str or pathlib.Path
-        Folder of the store, ``….zarr``.
-    group : str
-        Its group.
-    encoding : mapping
-        Of every lazy variable: ``chunks``, ``shards``, ``compressors``.
-    identity : str
-        What the pixels depend on. A store that was begun with another identity is not gone on with.
-    overwrite : bool
-        Begin anew where a store of another identity, or no store of ours, stands.
+    leaves : mapping of str to Leaf
+        By the name of the group.
+    store, identity, overwrite
+        As in :func:`writing`.
+    attrs : mapping, optional
+        Attributes of the root.
 
     Returns
     -------
@@ -88,206 +160,347 @@ def write_regions(
     Raises
     ------
     StoreError
-        If the store belongs to another identity, or another writer holds its lock.
+        As :func:`writing`.
     """
-    path = Path(store)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
-        _require_ours(path, identity, overwrite=overwrite)
-        _sweep(path)
-        lazy = {str(k): v for k, v in dataset.data_vars.items() if dask.is_dask_collection(v)}
-        if not (_markers(path) / "identity").is_file():
-            _lay_out(dataset, path, group, encoding, identity)
-        regions = [region for name, v in lazy.items() for region in _regions(name, v.data)]
-        left = [region for region in regions if not _is_complete(path / group, path, region)]
-        tasks = [
-            _write_region(block, path / group, path, region)
-            for region, block in _blocks(lazy, left)
-        ]
-        dask.compute(*tasks)
-        _consolidate(path)
-    return RegionReport(len(regions), len(left))
+    with writing(store, identity=identity, overwrite=overwrite) as opened:
+        return fill_store(opened, leaves, attrs)
 
 
-def verify_regions(store: str | Path, *, group: str, hashes: bool = True) -> list[str]:
-    """Shards of a store that are not as they were written; reads their files.
+@contextmanager
+def writing(
+    store: str | Path,
+    *,
+    identity: str,
+    overwrite: bool = False,
+    beside: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Iterator[OpenStore]:
+    """Hold a store for writing: locked, of one identity, rid of what killed writers left.
 
     Parameters
     ----------
-    store, group
-        As in :func:`write_regions`.
-    hashes : bool
-        Compare SHA-256; False compares lengths only.
+    store : str or pathlib.Path
+        Folder of the store, ``….zarr``, or the URL of a prefix of an object store.
+    identity : str
+        What the pixels depend on. A store that was begun with another identity is not gone on with.
+    overwrite : bool
+        Begin anew where a whole store stands, or one of another identity.
+    beside : bool
+        Write a folder under another name, and give it its own at the end: what stands there now
+        stands until the new one is whole. An object store has no other names to give; there what
+        is to be replaced is removed first.
+    storage_options : mapping, optional
+        Of an object store; see :func:`lczcube.places.place_of`.
+
+    Yields
+    ------
+    OpenStore
+        For :func:`fill_store`.
+
+    Raises
+    ------
+    StoreError
+        If the store belongs to another identity, another writer holds its lock, or it cannot be
+        written.
+    """
+    place = place_of(store, storage_options)
+    with place.locked() as require_held:
+        staging = place.with_suffix(STAGING_SUFFIX) if beside else None
+        if isinstance(place, Folder) and isinstance(staging, Folder):
+            _finish_move(staging, place)
+            target = _target(place, staging, identity, overwrite=overwrite)
+            yield OpenStore(target, identity, require_held)
+            if target == staging:
+                _move(staging, place)
+        else:
+            target = _target(place, place, identity, overwrite=overwrite)
+            yield OpenStore(target, identity, require_held)
+
+
+def fill_store(
+    opened: OpenStore, leaves: Mapping[str, Leaf], attrs: Mapping[str, Any] | None = None
+) -> RegionReport:
+    """Write what a store lacks of its groups, one after the other; computes it.
+
+    Parameters
+    ----------
+    opened : OpenStore
+        From :func:`writing`.
+    leaves : mapping of str to Leaf
+        By the name of the group. A group may read, when it is computed, what those before it wrote.
+    attrs : mapping, optional
+        Attributes of the root.
 
     Returns
     -------
-    list of str
-        Paths below the group, sorted; empty for a sound store.
+    RegionReport
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be written. What is written stays, for the same call again.
     """
-    path = Path(store)
-    return [
-        f"{record['array']}/{record['key']}"
-        for marker in sorted(_markers(path).glob("*.json"))
-        if (record := json.loads(marker.read_text()))
-        and not _matches(path / group / record["array"] / record["key"], record, hashes=hashes)
-    ]
+    place, side = opened.place, _side(opened.place)
+    place.make()  # before its markers: markers alone are those of a store that was moved
+    side.make()
+    for swept in (place, side):
+        swept.sweep()
+    side.write(_IDENTITY, opened.identity.encode())
+    files = _lay_out(leaves, attrs or {})
+    root = files.pop(_ROOT)
+    _write_changed(place, files)
+    records = _records(side)
+    reports = [_fill_group(place, group, leaf, files, records) for group, leaf in leaves.items()]
+    whole = {key: _record(content) for key, content in {**files, _ROOT: root}.items()}
+    _write_changed(side, {_FILES: json.dumps(whole, indent=1, sort_keys=True).encode()})
+    opened.require_held()
+    _write_changed(place, {_ROOT: root})
+    return RegionReport(sum(r.n_regions for r in reports), sum(r.n_written for r in reports))
 
 
-def is_whole(store: str | Path) -> bool:
-    """True for a store that was written to its end."""
-    path = Path(store) / "zarr.json"
-    return path.is_file() and "consolidated_metadata" in json.loads(path.read_text())
+def verify_store(
+    store: str | Path, *, hashes: bool = True, storage_options: Mapping[str, Any] | None = None
+) -> StoreCheck:
+    """Files of a store that are not as they were written; reads them.
 
+    Parameters
+    ----------
+    store, storage_options
+        As in :func:`writing`.
+    hashes : bool
+        Compare SHA-256; False compares lengths only, and reads no file.
 
-def identity_of(store: str | Path) -> str | None:
-    """The identity that a store was laid out with; None where there is no store of ours."""
-    held = _markers(Path(store)) / "identity"
-    return held.read_text() if held.is_file() else None
+    Returns
+    -------
+    StoreCheck
 
-
-def remove_store(store: str | Path) -> None:
-    """Remove a store and the markers beside it."""
-    for folder in (Path(store), _markers(Path(store))):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _markers(store: Path) -> Path:
-    return store.with_name(store.name + MARKERS_SUFFIX)
-
-
-def _require_ours(store: Path, identity: str, *, overwrite: bool) -> None:
-    held = [file.read_text() for file in _markers(store).glob("identity*")]
-    if not store.exists() or held == [identity]:
-        return
-    if not overwrite:
+    Raises
+    ------
+    StoreError
+        If there is no whole store, or nothing beside it says what was written.
+    """
+    place = place_of(store, storage_options)
+    side = _side(place)
+    require_whole(place)
+    records = _records(side)
+    if not records:
         raise StoreError(
-            f"{store} exists and was made from other inputs or settings; pass overwrite=True "
-            "(--overwrite) to replace it, or name another store."
+            f"{place.name} cannot be checked: {side.name}, which says what was written, is not "
+            "there. Copy the two together, or write the store again."
         )
-    remove_store(store)
-
-
-def _lay_out(
-    dataset: xr.Dataset,
-    store: Path,
-    group: str,
-    encoding: Mapping[str, Mapping[str, Any]],
-    identity: str,
-) -> None:
-    """Metadata and coordinates; the identity gets its name last, and says that they are whole."""
-    remove_store(store)
-    _markers(store).mkdir()
-    begun = _markers(store) / "identity-begun"
-    _write_durably(begun, identity)
-    dataset.to_zarr(
-        store,
-        group=group,
-        mode="w",
-        zarr_format=3,
-        encoding={name: dict(values) for name, values in encoding.items()},
-        consolidated=False,
-        compute=False,
+    held = set(place.all_keys())
+    expected = {key for key, record in records.items() if record != "absent"}
+    damaged = (
+        key for key in expected & held if not _matches(place, key, records[key], hashes=hashes)
     )
-    begun.rename(_markers(store) / "identity")
-
-
-def _regions(name: str, array: da.Array) -> list[_Region]:
-    return [_Region(name, index) for index in np.ndindex(*array.numblocks)]
-
-
-def _blocks(
-    lazy: Mapping[str, xr.DataArray], regions: Sequence[_Region]
-) -> Iterator[tuple[_Region, Any]]:
-    delayed = {name: variable.data.to_delayed() for name, variable in lazy.items()}
-    for region in regions:
-        yield region, delayed[region.array][region.index]
-
-
-@dask.delayed(pure=False)  # type: ignore[untyped-decorator]
-def _write_region(block: Any, group: Path, store: Path, region: _Region) -> None:
-    import zarr
-
-    array = zarr.open_array(group / region.array, mode="r+", zarr_format=3)
-    shard = array.shards or array.chunks
-    at = tuple(
-        slice(i * n, min((i + 1) * n, size))
-        for i, n, size in zip(region.index, shard, array.shape, strict=True)
+    return StoreCheck(
+        len(expected),
+        tuple(sorted(damaged)),
+        tuple(sorted(expected - held)),
+        tuple(sorted(held - expected)),
     )
-    file = group / region.array / region.key
-    file.unlink(missing_ok=True)  # zarr would read a damaged shard before it writes part of it
-    array[at] = block
-    record: dict[str, Any] = {"array": region.array, "key": region.key, "shard": "absent"}
-    if file.is_file():
-        _sync(file)
-        record["shard"] = {"length": file.stat().st_size, "sha256": _sha256(file)}
-    _write_durably(_markers(store) / region.marker, json.dumps(record, sort_keys=True))
 
 
-def _is_complete(group: Path, store: Path, region: _Region) -> bool:
-    marker = _markers(store) / region.marker
-    if not marker.is_file():
-        return False
-    record = json.loads(marker.read_text())
-    return _matches(group / region.array / region.key, record, hashes=False)
+def is_whole(place: Place) -> bool:
+    """True for a store that was written to its end."""
+    root = place.read(_ROOT)
+    return root is not None and "consolidated_metadata" in json.loads(root)
 
 
-def _matches(file: Path, record: Mapping[str, Any], *, hashes: bool) -> bool:
-    shard = record["shard"]
-    if shard == "absent":
-        return not file.exists()
-    if not file.is_file() or file.stat().st_size != shard["length"]:
-        return False
-    return not hashes or _sha256(file) == shard["sha256"]
+def require_whole(place: Place) -> None:
+    """Raise a StoreError unless a store was written to its end."""
+    if is_whole(place):
+        return
+    begun = place.exists() or place.with_suffix(STAGING_SUFFIX).exists()
+    raise StoreError(
+        f"{place.name} is not whole: writing it was interrupted. Give the same command again: it "
+        "goes on where it stopped."
+        if begun
+        else f"{place.name}: no such store; it may not be written yet."
+    )
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def identity_of(place: Place) -> str | None:
+    """The identity that a store is written with; None where there is no store of ours."""
+    held = _side(place).read(_IDENTITY)
+    return None if held is None else held.decode()
 
 
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _side(place: Place) -> Place:
+    return place.with_suffix(MARKERS_SUFFIX)
 
 
-def _write_durably(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+def _target(place: Place, staging: Place, identity: str, *, overwrite: bool) -> Place:
+    """Where to write: the place itself where its store is gone on with, else beside it."""
+    ours = identity_of(place) == identity
+    if place.exists():
+        if ours and not (overwrite and is_whole(place)):
+            return place
+        if not overwrite:
+            raise StoreError(
+                f"{place.name} exists and was made from other inputs or settings; pass "
+                "overwrite=True (--overwrite) to replace it, or name another store."
+            )
+    if staging == place or identity_of(staging) != identity:
+        _remove(staging)
+    return staging
 
 
-def _sweep(store: Path) -> None:
-    """Remove what a killed writer left half-written."""
-    for folder in (store, _markers(store)):
-        for leftover in folder.rglob("*.partial"):
-            leftover.unlink(missing_ok=True)
+def _remove(place: Place) -> None:
+    """Markers first: a store without them is no store of ours, and is not gone on with."""
+    _side(place).remove()
+    place.remove()
 
 
-def _consolidate(store: Path) -> None:
+def _move(staging: Folder, place: Folder) -> None:
+    """Put a whole store in its place; killed at any moment, :func:`_finish_move` goes on."""
+    replaced = place.with_suffix(_REPLACED_SUFFIX)
+    replaced.remove()
+    if place.path.exists():
+        place.move_to(replaced)
+    staging.move_to(place)
+    _finish_move(staging, place)
+
+
+def _finish_move(staging: Folder, place: Folder) -> None:
+    replaced = place.with_suffix(_REPLACED_SUFFIX)
+    markers, staged = (each.with_suffix(MARKERS_SUFFIX) for each in (place, staging))
+    if replaced.path.exists() and not place.path.exists():
+        (staging if staging.path.exists() else replaced).move_to(place)
+    if staged.path.exists() and not staging.path.exists() and place.path.exists():
+        markers.remove()
+        staged.move_to(markers)
+    replaced.remove()
+
+
+def _lay_out(leaves: Mapping[str, Leaf], attrs: Mapping[str, Any]) -> _Files:
+    """Metadata and coordinates by key, the consolidated metadata of the root among them."""
     import zarr
+    from zarr.storage import MemoryStore
 
+    files: dict[str, Any] = {}
+    store = MemoryStore(files)
+    zarr.create_group(store, zarr_format=3, attributes=dict(attrs))
+    for group, leaf in leaves.items():
+        leaf.dataset.to_zarr(
+            store,
+            group=group,
+            mode="w",
+            zarr_format=3,
+            encoding={name: dict(values) for name, values in leaf.encoding.items()},
+            consolidated=False,
+            compute=False,
+        )
     with warnings.catch_warnings():
         # Every reader we test takes it, though it is not yet in the specification of Zarr v3.
         warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
         zarr.consolidate_metadata(store, zarr_format=3)
+    return {key: buffer.to_bytes() for key, buffer in sorted(files.items())}
+
+
+def _write_changed(place: Place, files: Mapping[str, bytes]) -> None:
+    for key, content in files.items():
+        if place.read(key) != content:
+            place.write(key, content)
+
+
+def _fill_group(
+    place: Place, group: str, leaf: Leaf, files: _Files, records: Mapping[str, Any]
+) -> RegionReport:
+    lazy = {k: v.data for k, v in leaf.dataset.data_vars.items() if dask.is_dask_collection(v)}
+    arrays = {f"{group}/{name}": array for name, array in lazy.items()}
+    regions = [
+        _Region(name, index)
+        for name, array in arrays.items()
+        for index in np.ndindex(*array.numblocks)
+    ]
+    left = [
+        region
+        for region in regions
+        if region.key not in records
+        or not _matches(place, region.key, records[region.key], hashes=False)
+    ]
+    tasks = [
+        _write_region(block, files[f"{region.array}/zarr.json"], place, region)
+        for region, block in _blocks(arrays, left)
+    ]
+    with _threads_that_end():
+        dask.compute(*tasks)
+    return RegionReport(len(regions), len(left))
+
+
+def _blocks(
+    arrays: Mapping[str, da.Array], regions: Sequence[_Region]
+) -> Iterator[tuple[_Region, Any]]:
+    """Regions with their blocks, of one graph: what arrays share is computed once."""
+    keys = [(arrays[region.array].name, *region.index) for region in regions]
+    merged = HighLevelGraph.merge(*(array.dask for array in arrays.values()))
+    graph = HighLevelGraph.from_collections("regions", optimize(merged, keys), dependencies=())
+    for region, key in zip(regions, keys, strict=True):
+        yield region, Delayed(key, graph, layer="regions")
+
+
+@dask.delayed(pure=False)  # type: ignore[untyped-decorator]
+def _write_region(block: Any, metadata: bytes, place: Place, region: _Region) -> None:
+    shard = _encoded(block, metadata, region)
+    if shard is None:
+        place.delete(region.key)
+        record: Any = "absent"
+    else:
+        place.write(region.key, shard)
+        record = _record(shard)
+    content = json.dumps({region.key: record}, sort_keys=True)
+    _side(place).write(region.marker, content.encode())
+
+
+def _encoded(block: Any, metadata: bytes, region: _Region) -> memoryview | None:
+    """A shard as its file will be; None for nothing but fill."""
+    import zarr
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.storage import MemoryStore
+
+    files = {"zarr.json": default_buffer_prototype().buffer.from_bytes(metadata)}
+    array = zarr.open_array(MemoryStore(files), mode="r+", zarr_format=3)
+    sides = array.shards or array.chunks
+    array[
+        tuple(
+            slice(i * n, min((i + 1) * n, size))
+            for i, n, size in zip(region.index, sides, array.shape, strict=True)
+        )
+    ] = block
+    shard = files.get(region.shard)
+    return None if shard is None else shard.as_numpy_array().data
+
+
+def _record(content: bytes | memoryview) -> dict[str, Any]:
+    return {"length": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _records(side: Place) -> dict[str, Any]:
+    """By key, what was written."""
+    records: dict[str, Any] = {}
+    for marker in side.all_keys():
+        if marker.endswith(".json"):
+            records |= json.loads(side.read(marker) or b"{}")
+    return records
+
+
+def _matches(place: Place, key: str, record: Any, *, hashes: bool) -> bool:
+    if record == "absent":
+        return place.size(key) is None
+    if not hashes:
+        return place.size(key) == int(record["length"])
+    content = place.read(key)
+    return content is not None and bool(_record(content) == record)
 
 
 @contextmanager
-def _lock(store: Path) -> Iterator[None]:
-    """Keep a second writer out; the system frees the lock of a process that dies."""
-    from filelock import FileLock, Timeout
+def _threads_that_end() -> Iterator[None]:
+    """A pool of threads whose tasks are all over when it is left.
 
-    lock = FileLock(store.with_name(f".{store.name}.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(
-            f"{store} is being written by another process; wait for it, or stop it first."
-        ) from error
-    try:
+    Dask raises a task's error at once, while the tasks beside it still write: they would go on when
+    the lock is free.
+    """
+    n_threads = dask.config.get("num_workers", None) or n_cores()
+    with ThreadPoolExecutor(n_threads) as pool, dask.config.set(pool=pool):
         yield
-    finally:
-        lock.release()

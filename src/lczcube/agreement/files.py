@@ -19,7 +19,7 @@ from lczcube.agreement.labels import label_agreement
 from lczcube.agreement.maps import BLOCK_M, map_agreement
 from lczcube.agreement.value import Agreement, Pair
 from lczcube.errors import ConfigError, MissingInputError, SourceError, StoreError
-from lczcube.products import open_product
+from lczcube.products import map_groups, open_product
 from lczcube.sources.class_codes import codes_of
 from lczcube.sources.files import SourceFile, first_line
 from lczcube.sources.label_tables import column_of
@@ -133,7 +133,7 @@ def _open_map(path: Path, how: Reading) -> xr.DataArray:
 def _open_stored(path: Path, store: Path) -> xr.DataArray:
     group = path.relative_to(store).as_posix()
     if group == ".":
-        groups = sorted(child.name for child in store.iterdir() if (child / "lcz").is_dir())
+        groups = map_groups(store)
         if len(groups) != 1:
             raise StoreError(
                 f"{store} holds {' and '.join(groups) or 'no map'}; name the group of one map, "
