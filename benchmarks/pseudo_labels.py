@@ -510,7 +510,7 @@ class DrawnRun:
         wanted = json.dumps(PROPAGATE.settings(run), sort_keys=True, default=str)
         if wanted != self.propagated:
             with timed(self.cost, "propagate"):
-                PROPAGATE.compute(run)
+                PROPAGATE.compute(run, "")
             self.propagated, self.judged = wanted, self.draw.judge(run)
         shutil.rmtree(self.folder / "models", ignore_errors=True)
         with timed(self.cost, "train"):

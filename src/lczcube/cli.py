@@ -693,7 +693,7 @@ def change(
     Parameters
     ----------
     maps
-        Run folders or stores (lcz.zarr), one a year, on one grid.
+        Run folders or stores (lcz.zarr) on one grid: one a year, or one that has all years.
     out
         Store to write, CHANGE.zarr; the picture is CHANGE.png.
     city
@@ -715,11 +715,11 @@ def change(
     """
     from lczcube.changes import ChangeRules, change_table, changes_text, find_changes
     from lczcube.changes_plot import write_changes_png
-    from lczcube.mapstack import maps_by_year, stack_years
+    from lczcube.mapstack import open_stack
     from lczcube.products import open_product, write_product
 
     rules = ChangeRules(min_confidence, min_area_ha, connectivity)
-    stacked = stack_years(maps_by_year(maps, city=city, years=years), group=group)
+    stacked = open_stack(maps, group=group, city=city, years=years)
     changes = find_changes(stacked, rules, allow_mixed=allow_mixed)
     write_product({group: stacked, "change": changes}, out, overwrite=overwrite)
     stacked, changes = open_product(out, group), open_product(out, "change")

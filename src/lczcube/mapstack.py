@@ -68,6 +68,42 @@ def stack_years(maps: Mapping[int, str | Path | xr.Dataset], *, group: str = "ce
     )
 
 
+def open_stack(
+    places: Sequence[str | Path],
+    *,
+    group: str = "cells",
+    city: str | None = None,
+    years: Sequence[int] = (),
+) -> xr.Dataset:
+    """Maps of a city in several years: of one store that has them all, or of one store each.
+
+    Parameters
+    ----------
+    places : sequence of path
+        Run folders, or product stores.
+    group : str
+        Group of the stores.
+    city, years
+        As in :func:`maps_by_year`.
+
+    Returns
+    -------
+    xarray.Dataset
+        As :func:`stack_years` gives.
+
+    Raises
+    ------
+    ConfigError, StoreError, GridMismatchError
+        As :func:`maps_by_year` and :func:`stack_years`.
+    """
+    if len(places) == 1 and not years:
+        maps = open_product(_store_in(Path(places[0]), city), group)
+        if "time" in maps.dims:
+            confidence = as_percent(maps["confidence"])
+            return xr.Dataset({"lcz": maps["lcz"], "confidence": confidence}, attrs=maps.attrs)
+    return stack_years(maps_by_year(places, city=city, years=years), group=group)
+
+
 def maps_by_year(
     places: Sequence[str | Path], *, city: str | None = None, years: Sequence[int] = ()
 ) -> dict[int, Path]:

@@ -325,7 +325,7 @@ def _layer_plan(cube: xr.Dataset, name: str) -> list[str]:
 def _do(run: Run, stage: Stage) -> StepReport:
     with timed_step(stage.name, run.progress) as timing:
         run.folder.mkdir(parents=True, exist_ok=True)
-        summary = stage.compute(run)
+        summary = stage.compute(run, _fingerprint(run, stage))
         _record(run, stage, summary)
     return StepReport(stage.name, "done", timing.seconds, summary)
 

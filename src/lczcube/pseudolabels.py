@@ -69,7 +69,7 @@ class _Cast:
         return self.electors.donors
 
 
-def propagate_city(given: RunDonors, city: str) -> str:
+def propagate_city(given: RunDonors, city: str, *, identity: str | None = None) -> str:
     """Votes on the cells of a city, written with what becomes of each; one line of summary.
 
     Writes ``propagated.zarr``, ``pseudo_labels.parquet`` and ``propagate.json``.
@@ -80,6 +80,8 @@ def propagate_city(given: RunDonors, city: str) -> str:
         What the run has.
     city : str
         Of the run.
+    identity : str, optional
+        What the result depends on; see :func:`lczcube.write_product`.
     """
     run = given.run
     cast = _with_indexes(given, _cast(given, city))
@@ -95,7 +97,9 @@ def propagate_city(given: RunDonors, city: str) -> str:
     store = run.path(city, "propagated.zarr")
     attrs = {"donor_id": cast.donors.donor_id.tolist(), "synthetic": int(voted.attrs["synthetic"])}
     provenance = _provenance(cast, cut)
-    write_product({"cells": safe}, store, attrs=attrs | provenance, overwrite=True)
+    write_product(
+        {"cells": safe}, store, attrs=attrs | provenance, overwrite=True, identity=identity
+    )
     stored = open_product(store, "cells")[READ].load()
     table = pseudo_label_table(stored, city=city, donors=cast.donors.table)
     table.to_parquet(run.path(city, "pseudo_labels.parquet"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from lczcube import __version__
@@ -20,6 +21,8 @@ from lczcube.evaluate import comparisons_table, scores_table
 from lczcube.labels.rule_samples import join_rules
 from lczcube.labels.samples import build_samples, n_labelled, read_pixels, write_samples
 from lczcube.learners import reach_px
+from lczcube.modelcards import write_run_models
+from lczcube.outputs import write_outputs
 from lczcube.predictions import write_predictions
 from lczcube.products import open_features, open_product, write_map_png, write_product
 from lczcube.protocols import ScoreProtocol, spread_table
@@ -72,14 +75,15 @@ class Stage:
     outputs : callable
         Paths that exist once it is done.
     compute : callable
-        Does it and gives a line of summary.
+        Does it and gives a line of summary; is told its fingerprint, which says what the stores
+        that it writes depend on.
     """
 
     name: str
     after: tuple[str, ...]
     settings: Callable[[Run], Any]
     outputs: Callable[[Run], list[Path]]
-    compute: Callable[[Run], str]
+    compute: Callable[[Run, str], str]
 
     @property
     def command(self) -> str:
@@ -104,7 +108,7 @@ def require_cube_fits(run: Run, cube: xr.Dataset) -> int:
     return peak
 
 
-def _build_catalog(run: Run) -> str:
+def _build_catalog(run: Run, _: str) -> str:
     report = build_catalog(run.config.source_path, run.folder / "catalog", strict=run.strict)
     wanted = {*run.table.features, *run.table.labels, *rule_inputs(run)}
     built = set(open_catalog(run.folder / "catalog" / "catalog.json").collection_ids)
@@ -117,7 +121,7 @@ def _build_catalog(run: Run) -> str:
     return f"{report.n_items} items in {report.n_collections} collections{left_out}"
 
 
-def _describe_cubes(run: Run) -> str:
+def _describe_cubes(run: Run, _: str) -> str:
     for city in run.cities:
         cube = run.cube(city)
         require_cube_fits(run, cube)
@@ -164,7 +168,7 @@ def describe_cube(cube: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _aggregate(run: Run) -> str:
+def _aggregate(run: Run, identity: str) -> str:
     counts, n_sets = {}, {}
     told: list[str] = []
     for city in run.cities:
@@ -173,7 +177,7 @@ def _aggregate(run: Run) -> str:
         rules = label_city_by_rules(run, city, cube, labels)
         store = run.path(city, "features.zarr")
         cells = aggregate(cube, **run.table.features_of_windows)
-        write_product({"cells": cells}, store, overwrite=True)
+        write_product({"cells": cells}, store, overwrite=True, identity=identity)
         counts[city], kept = _write_samples(run, city, cube, labels, rules)
         if kept is not None:
             told.append(rules_summary(city, kept))
@@ -222,30 +226,46 @@ def _write_samples(
     return n_labelled(samples), write_rule_labels(run, city, rules)
 
 
-def _propagate(run: Run) -> str:
+def _propagate(run: Run, identity: str) -> str:
     given, lines = RunDonors(run), []
     for city in run.cities:
         run.progress(f"propagate: {city}")
-        lines.append(f"{city}: {propagate_city(given, city)}")
+        lines.append(f"{city}: {propagate_city(given, city, identity=identity)}")
     given.sweep_indexes()
     return "; ".join(lines)
 
 
-def _predict(run: Run) -> str:
+def _predict(run: Run, identity: str) -> str:
     for city in run.cities:
         run.progress(f"predict: {city}")
-        maps = predict_maps(run.config, run.data(city), run.folder / MODELS)
         store = run.path(city, "lcz.zarr")
-        write_product(maps, store, attrs=_manifest(run), overwrite=True)
+        maps = _maps(run, city)
+        write_product(maps, store, attrs=_manifest(run), overwrite=True, identity=identity)
         _draw(run, city, {name: open_product(store, name) for name in maps})
+    write_run_models(run.folder, manifest=_manifest(run))
+    write_outputs(run.folder)
     return f"{len(run.cities)} maps"
+
+
+def _maps(run: Run, city: str) -> dict[str, xr.Dataset]:
+    """Lazy maps of a city by group; with a dimension ``time`` where the run maps several years."""
+    models, years = run.folder / MODELS, sorted(run.table.map_years)
+    if not years:
+        return predict_maps(run.config, run.data(city), models)
+    by_year = [predict_maps(run.config, run.data_of_year(city, year), models) for year in years]
+    time = pd.DatetimeIndex([f"{year}-01-01" for year in years], name="time").as_unit("ns")
+    return {
+        group: xr.concat([maps[group] for maps in by_year], time, coords="minimal", compat="equals")
+        for group in by_year[0]
+    }
 
 
 def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
     kinds = mapped_models(run.config)
     panels = {
-        f"{MAP_TITLES[kinds[name]]}, {abs(float(m.x[1] - m.x[0])):g} m": m
+        f"{MAP_TITLES[kinds[name]]}, {abs(float(m.x[1] - m.x[0])):g} m{when}": step
         for name, m in maps.items()
+        for when, step in _each_year(m)
     }
     synthetic = _manifest(run)["synthetic"]
     years = {run.table.year} if run.table.year else _years(run)
@@ -258,6 +278,14 @@ def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
         f"{', '.join(run.table.features)}; labels {', '.join(run.table.labels)}"
         + (f", rules {', '.join(rule_inputs(run))}." if rule_inputs(run) else "."),
     )
+
+
+def _each_year(maps: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
+    """The map, or of several years the first and the last, and what its title adds."""
+    if "time" not in maps.dims:
+        return [("", maps)]
+    ends = (maps.isel(time=i) for i in sorted({0, maps.sizes["time"] - 1}))
+    return [(f", {int(end['time'].dt.year)}", end) for end in ends]
 
 
 def _years(run: Run) -> set[int]:
@@ -304,8 +332,10 @@ def _item_facts(run: Run, name: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def _evaluate(run: Run) -> str:
-    return _write_scores(run, _cross_validate(run, None))
+def _evaluate(run: Run, _: str) -> str:
+    text = _write_scores(run, _cross_validate(run, None))
+    write_run_models(run.folder, manifest=_manifest(run))
+    return text
 
 
 def score_by_protocol(run: Run, protocol: ScoreProtocol) -> str:
@@ -401,7 +431,13 @@ def stages_of(run: Run, kinds: Sequence[str] = ()) -> tuple[Stage, ...]:
         *TO_PROPAGATE,
         *own,
         *others,
-        Stage("predict", mapped, lambda _: {}, _in_cities("lcz.zarr", "lcz.png"), _predict),
+        Stage(
+            "predict",
+            mapped,
+            lambda run: {"map_years": run.table.map_years},
+            _in_cities("lcz.zarr", "lcz.png"),
+            _predict,
+        ),
         Stage(
             "evaluate",
             tuple(stage.name for stage in own),
@@ -481,7 +517,7 @@ def _trains(kind: str) -> Stage:
         )
         return own | {key: getattr(run.table, key) for key in keys}
 
-    def compute(run: Run) -> str:
+    def compute(run: Run, _: str) -> str:
         folder = run.folder / MODELS / kind
         return train_model(run.training_data(), kind, folder, progress=run.progress)
 
