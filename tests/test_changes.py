@@ -205,6 +205,19 @@ def test_areas_add_up_to_the_ground_that_both_maps_cover() -> None:
     assert "Synthetic" not in text
 
 
+def test_transitions_past_the_limit_are_one_row_and_in_the_totals() -> None:
+    after = with_patch(17, np.s_[0:4, 0:3])
+    after[4:6, 0:2], after[7, 7] = 14, 11
+    changes = find_changes(stack_years({2019: map_of(6), 2021: map_of(after)}))
+    text = changes_text(change_table(changes), changes, limit=1)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[4:7]]
+    assert [row[:3] for row in rows] == [
+        ["6 Open low-rise", "G Water", "7.7"],
+        ["2 more", "", "3.2"],
+        ["all", "", "10.9"],
+    ]
+
+
 def test_cells_have_the_area_of_cells() -> None:
     cells = map_of(6).isel(y=slice(0, 2), x=slice(0, 3))
     coordinates = GRID.output_geobox.coordinates

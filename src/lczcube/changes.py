@@ -171,19 +171,30 @@ def change_table(changes: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["since", "until", "lcz_from", "lcz_to", *areas_ha])
 
 
-def changes_text(table: pd.DataFrame, changes: xr.Dataset) -> str:
-    """A Markdown table of the transitions, largest first, with totals and what they do not say."""
+def changes_text(table: pd.DataFrame, changes: xr.Dataset, *, limit: int = 20) -> str:
+    """A Markdown table of the transitions, largest first, with totals and what they do not say.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Of :func:`change_table`.
+    changes : xarray.Dataset
+        What it is of.
+    limit : int
+        Transitions that are listed of a pair of years; the others are in the totals.
+    """
     lines = []
     for (since, until), part in table.groupby(["since", "until"]):
         differs = part[part["lcz_from"] != part["lcz_to"]]
         ordered = differs.sort_values(
             ["changed_ha", "too_uncertain_ha", "too_small_ha"], ascending=False, kind="stable"
         )
-        rows = [_row(row) for row in ordered.itertuples(index=False)]
-        totals = [f"{differs[f'{name}_ha'].sum():.1f}" for name in STATUS[2:]]
+        rows = [_row(row) for row in ordered.head(limit).itertuples(index=False)]
+        if len(ordered) > limit:
+            rows.append([f"{len(ordered) - limit} more", *_sums(ordered[limit:])])
         header = ["from", "to", "changed, ha", "too uncertain, ha", "too small, ha"]
         lines += [f"{since} to {until}, {part['same_ha'].sum():.1f} ha the same", ""]
-        lines += [markdown_table(header, [*rows, ["all", "", *totals]]), ""]
+        lines += [markdown_table(header, [*rows, ["all", *_sums(differs)]]), ""]
     told = changes.attrs
     lines.append(
         f"Changed: the product of both confidences is {told['min_confidence']:g} or more, on "
@@ -258,3 +269,8 @@ def _row(row: Any) -> list[str]:
     names = [f"{zone(code).letter} {zone(code).name}" for code in (row.lcz_from, row.lcz_to)]
     areas = (row.changed_ha, row.too_uncertain_ha, row.too_small_ha)
     return [*names, *(f"{area:.1f}" for area in areas)]
+
+
+def _sums(rows: pd.DataFrame) -> list[str]:
+    """Cells of a row that stands for several: no zone, and sums."""
+    return ["", *(f"{rows[f'{name}_ha'].sum():.1f}" for name in STATUS[2:])]

@@ -16,7 +16,8 @@ MAX_SIDE_PX = 2000
 """Pixels of a panel's longer side; larger maps are thinned."""
 
 SAME_RGB = (235, 235, 235)
-UNSURE_RGB = (190, 190, 190)
+UNSURE_RGB = (203, 184, 226)
+"""Lilac: a darker grey is that of LCZ 8."""
 
 _UNSURE = tuple(STATUS.index(name) for name in ("too_uncertain", "too_small"))
 
@@ -41,7 +42,7 @@ def write_changes_png(
     -------
     pathlib.Path
         The picture: what changed has the colour of its later zone, what stayed is light grey, what
-        differs but is too uncertain or too small is darker.
+        differs but is too uncertain or too small is lilac.
     """
     from matplotlib.figure import Figure
 
