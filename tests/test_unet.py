@@ -19,7 +19,8 @@ from lczcube.models import (
     load_model,
     predict_unet,
 )
-from lczcube.models.unet import _network, _turned
+from lczcube.models.batches import turned
+from lczcube.models.network import unet_network
 
 Float32 = npt.NDArray[np.float32]
 TINY = UnetParameters(
@@ -174,10 +175,10 @@ def test_only_chunks_under_labels_are_read_and_each_once() -> None:
 
 def test_the_eight_turns_are_all_different_and_turn_labels_as_images() -> None:
     raster = np.arange(9).reshape(3, 3)
-    turned = {_turned(raster, turn).tobytes() for turn in range(8)}
-    assert len(turned) == 8
+    found = {turned(raster, turn).tobytes() for turn in range(8)}
+    assert len(found) == 8
     stack = np.stack([raster, raster])
-    assert all((_turned(stack, t)[1] == _turned(raster, t)).all() for t in range(8))
+    assert all((turned(stack, t)[1] == turned(raster, t)).all() for t in range(8))
 
 
 # what the map promises
@@ -220,10 +221,9 @@ def test_the_map_does_not_depend_on_the_bbox(model: UnetModel) -> None:
 def test_a_pixel_sees_no_farther_than_the_context(depth: int) -> None:
     import torch
 
-    parameters = UnetParameters(width=8, depth=depth)
     torch.manual_seed(0)
-    network = _network(3, 3, parameters).eval()
-    reach = context_px(parameters)
+    network = unet_network(3, 3, width=8, depth=depth, band_dropout=0, dropout=0).eval()
+    reach = context_px(UnetParameters(depth=depth))
     side = 2 * reach + 3 * 2**depth
     seen = 0
     for at in range(side // 2, side // 2 + 2**depth):
@@ -282,6 +282,7 @@ def test_a_loaded_model_maps_the_same(model: UnetModel, tmp_path: Path) -> None:
     grid = made_grid(x1=10, y1=10)
     xr.testing.assert_identical(mapped(loaded, grid).compute(), mapped(model, grid).compute())
     assert sorted(p.name for p in (tmp_path / "unet").iterdir()) == [
+        "history.json",
         "model.json",
         "weights.safetensors",
     ]

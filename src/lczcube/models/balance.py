@@ -24,8 +24,31 @@ def balanced_weights(
     numpy.ndarray
         float32, shape (n,), mean 1: what a learner's settings mean does not depend on the scale.
     """
-    totals = np.bincount(lcz, weights=weight, minlength=18)
-    factor = np.zeros_like(totals)
-    factor[totals > 0] = totals[totals > 0] ** -balance
-    weighted = weight * factor[lcz]
-    return np.asarray(weighted / weighted.mean(), np.float32)
+    totals = np.bincount(lcz, weight, minlength=18).astype(np.float64)
+    factor = class_factors(totals, len(lcz), balance=balance)
+    return np.asarray(weight * factor[lcz], np.float32)
+
+
+def class_factors(
+    total_weight: npt.NDArray[np.float64], n_labels: int, *, balance: float
+) -> npt.NDArray[np.float64]:
+    """What the weight of a sample of each class is multiplied with, so that their mean is 1.
+
+    Parameters
+    ----------
+    total_weight : numpy.ndarray
+        float64, shape (18,): of the samples of each code; 0 where there is none.
+    n_labels : int
+        Number of samples.
+    balance : float
+        As in :func:`balanced_weights`.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64, shape (18,); 0 for codes without a sample.
+    """
+    factor = np.zeros_like(total_weight)
+    seen = total_weight > 0
+    factor[seen] = total_weight[seen] ** -balance
+    return np.asarray(factor * n_labels / (total_weight * factor).sum())
