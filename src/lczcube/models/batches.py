@@ -14,6 +14,9 @@ from lczcube.models.sampler import Windows, taught_labels
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 
+BATCH_BYTES = 64 << 20
+"""Most windows in a step that was made larger."""
+
 _N_TURNS = 8
 _MAX_STEPS_PER_EPOCH = 64
 
@@ -67,7 +70,9 @@ class Batches:
     @property
     def size(self) -> int:
         """Windows a step."""
-        return max(self.parameters.batch, -(-len(self.taught) // _MAX_STEPS_PER_EPOCH))
+        wanted = -(-len(self.taught) // _MAX_STEPS_PER_EPOCH)
+        held = BATCH_BYTES // self.windows.record.itemsize
+        return max(self.parameters.batch, min(wanted, held))
 
     @property
     def n_steps(self) -> int:

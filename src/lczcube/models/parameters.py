@@ -22,8 +22,8 @@ class TrainingParameters:
     learning_rate : float
         Peak of the cosine schedule.
     batch : int
-        Windows a step; more where there are over 64 times as many, which keeps a step worth its
-        overhead.
+        Windows a step; more, up to 64 MiB of them, where there are over 64 times as many, which
+        keeps a step worth its overhead.
     balance : float
         Class weights, 0 (none) to 1 (every class the same total weight).
     dice : float

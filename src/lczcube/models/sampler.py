@@ -207,9 +207,9 @@ def taught_labels(records: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> An
 
     bool, shape of the labels; for one label a window, any valid pixel of the window.
     """
-    seen = valid[:, 0]
-    if records["lcz"].shape[1:] != seen.shape[1:]:
-        seen = seen.any(axis=(1, 2), keepdims=True)
+    first = valid[:, 0]
+    is_whole = records["lcz"].shape[1:] != first.shape[1:]
+    seen = np.any(first, axis=(1, 2), keepdims=True) if is_whole else first
     return seen & (records["lcz"] > 0) & (records["weight"] > 0)
 
 
@@ -270,8 +270,8 @@ def _reach_past(city: LabelledWindows, windows: Windows, ids: Indices) -> npt.ND
     side = windows.record["image"].shape[-1]
     height, width = city.image.shape[1:]
     rows, columns = city.rows[ids], city.columns[ids]
-    past = (rows < 0) | (columns < 0) | (rows + side > height) | (columns + side > width)
-    return np.asarray(past)
+    before, after = (rows < 0) | (columns < 0), (rows + side > height) | (columns + side > width)
+    return np.asarray(before | after)
 
 
 def _chunks(city: LabelledWindows, side: int) -> Iterator[tuple[int, int, Float32]]:
