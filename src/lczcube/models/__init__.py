@@ -26,8 +26,8 @@ from lczcube.models.unet import (
     UnetParameters,
     context_px,
     fit_unet,
-    predict_unet,
 )
+from lczcube.models.unetmap import predict_unet
 from lczcube.models.xgb import XgbModel, XgbParameters, fit_xgb
 
 __all__ = [

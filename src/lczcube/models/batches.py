@@ -137,4 +137,5 @@ class Batches:
 def turned(values: npt.NDArray[Any], turn: int) -> npt.NDArray[Any]:
     """One of the eight flips and turns of the last two axes."""
     rotated = np.rot90(values, turn % 4, axes=(-2, -1))
-    return np.ascontiguousarray(rotated[..., ::-1] if turn >= 4 else rotated)
+    # Not ascontiguousarray: of axes of length 1 it keeps negative strides, which torch refuses.
+    return (rotated[..., ::-1] if turn >= 4 else rotated).copy()

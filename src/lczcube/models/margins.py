@@ -1,6 +1,5 @@
 """Blocks of an image with a margin around each, so that a result does not end at its block."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,27 +11,48 @@ from lczcube.grid import Grid
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def with_margins(image: xr.DataArray, *, halo_px: int, margin_px: int, sizes: Sizes) -> Any:
-    """The image in blocks that overlap; lazy.
+def to_margin(image: xr.DataArray, *, halo_px: int, margin_px: int) -> Any:
+    """An image cropped, or padded with NaN, from its halo to a margin; lazy.
 
     Parameters
     ----------
     image : xarray.DataArray
         float32, dims ``(band, y, x)``, reaching ``halo_px`` past a grid on each side.
     halo_px, margin_px : int
-        Where the halo is the smaller, NaN is put around it.
-    sizes : tuple
-        Rows and columns of the blocks without their margin, which together make the grid. None is
-        smaller than the margin, but for the last.
+        Of the image, and of what is given back.
 
     Returns
     -------
     dask.array.Array
-        One block a block of ``sizes``, larger by the margin on each side, all bands in it.
+        All bands in one chunk.
     """
     import dask.array as da
 
-    values = _to_margin(da.asarray(image.data), halo_px, margin_px)
+    values = da.asarray(image.data).rechunk({0: -1})
+    if halo_px >= margin_px:
+        spare = halo_px - margin_px
+        inner = slice(spare, -spare or None)
+        return values[:, inner, inner]
+    missing = margin_px - halo_px
+    pad = ((0, 0), (missing, missing), (missing, missing))
+    return da.pad(values, pad, mode="constant", constant_values=np.nan)
+
+
+def with_margins(values: Any, *, margin_px: int, sizes: Sizes) -> Any:
+    """An array in blocks that overlap; lazy.
+
+    Parameters
+    ----------
+    values : dask.array.Array
+        ``(band, y, x)``, reaching ``margin_px`` past a grid on each side; one chunk of bands.
+    margin_px : int
+        By which each block reaches into its neighbours.
+    sizes : tuple
+        Rows and columns of the blocks without their margin, which together make the grid. None is
+        smaller than the margin, but for the last.
+    """
+    import dask.array as da
+
     read = tuple(
         (part[0] + 2 * margin_px,)
         if len(part) == 1
@@ -40,7 +60,7 @@ def with_margins(image: xr.DataArray, *, halo_px: int, margin_px: int, sizes: Si
         for part in sizes
     )
     depth = {0: 0, 1: margin_px, 2: margin_px}
-    return da.overlap.overlap(values.rechunk({0: -1, 1: read[0], 2: read[1]}), depth, "none")
+    return da.overlap.overlap(values.rechunk({1: read[0], 2: read[1]}), depth, "none")
 
 
 def block_sizes(n_px: int, *, chunk_px: int, margin_px: int, block_px: int = 0) -> tuple[int, ...]:
@@ -79,16 +99,3 @@ def require_image(image: xr.DataArray, grid: Grid, *, halo_px: int, least_px: in
             f"image reaches {halo_px} px past the grid and the model sees {least_px}; "
             f"open the cube with halo_px={least_px}."
         )
-
-
-def _to_margin(values: Any, halo_px: int, margin_px: int) -> Any:
-    """The image cropped, or padded with NaN, from its halo to the margin."""
-    import dask.array as da
-
-    if halo_px >= margin_px:
-        spare = halo_px - margin_px
-        inner = slice(spare, -spare or None)
-        return values[:, inner, inner]
-    missing = margin_px - halo_px
-    pad: Sequence[tuple[int, int]] = ((0, 0), (missing, missing), (missing, missing))
-    return da.pad(values, pad, mode="constant", constant_values=np.nan)

@@ -16,7 +16,7 @@ from lczcube.lcz import N_CLASSES, require_codes
 from lczcube.models.fitting import Fit, fit_network
 from lczcube.models.inputs import layers_valid
 from lczcube.models.maps import map_dataset, shared
-from lczcube.models.margins import block_sizes, require_image, with_margins
+from lczcube.models.margins import block_sizes, require_image, to_margin, with_margins
 from lczcube.models.meta import require_features
 from lczcube.models.netmodel import NetworkModel
 from lczcube.models.network import patch_network
@@ -360,10 +360,10 @@ def _predicted(model: PatchModel, image: xr.DataArray, grid: Grid, halo_px: int)
     margin, stride = grid.halo_px, grid.stride_px
     cut = partial(block_sizes, chunk_px=grid.chunk_px, margin_px=margin)
     sizes = cut(grid.shape[0]), cut(grid.shape[1])
-    blocks = with_margins(image, halo_px=halo_px, margin_px=margin, sizes=sizes)
+    values = to_margin(image, halo_px=halo_px, margin_px=margin)
     return da.map_blocks(
         _predict_block,
-        blocks,
+        with_margins(values, margin_px=margin, sizes=sizes),
         model=shared(model, model.fingerprint),
         stride=stride,
         margin=margin,

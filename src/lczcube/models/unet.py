@@ -1,4 +1,4 @@
-"""A small U-Net on pixels: trained on sparse labels, mapped without seams."""
+"""A small U-Net on pixels, trained on sparse labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,28 +11,14 @@ import numpy.typing as npt
 import xarray as xr
 
 from lczcube.errors import GridMismatchError, ModelError
-from lczcube.grid import Grid
-from lczcube.lcz import N_CLASSES, require_codes
+from lczcube.lcz import require_codes
 from lczcube.models.fitting import Fit, fit_network
-from lczcube.models.maps import map_dataset, shared
-from lczcube.models.margins import block_sizes, require_image, starts_of, with_margins
-from lczcube.models.meta import require_features
 from lczcube.models.netmodel import NetworkModel
 from lczcube.models.network import context_of, unet_network
 from lczcube.models.parameters import TrainingParameters, require_training
 from lczcube.models.sampler import LabelledWindows
-from lczcube.models.tabular import products_of
 
 KIND = "unet"
-
-WINDOW_PX = 1280
-"""Pixels along what one task maps: the context is then under a tenth of the work."""
-
-TASK_BYTES = 3 << 29
-"""Bytes that a task may hold; windows are smaller where bands and width ask for more."""
-
-_STRIP_PX = 32
-"""Rows of which the channels are made at a time: they stay in the cache."""
 
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
@@ -211,68 +197,6 @@ def fit_unet(
     return UnetModel(fitted.meta, fitted.state, fitted.history)
 
 
-def predict_unet(
-    model: UnetModel,
-    image: xr.DataArray,
-    *,
-    grid: Grid,
-    halo_px: int,
-    products: tuple[str, ...] | None = None,
-    window_px: int | None = None,
-) -> xr.Dataset:
-    """Map of zones, confidence and probabilities of every pixel; lazy.
-
-    Parameters
-    ----------
-    model : UnetModel
-        Trained or loaded.
-    image : xarray.DataArray
-        float32, dims ``(band, y, x)``, names in the coordinate ``band``, NaN where invalid, on
-        ``grid.read_geobox(halo_px)``. Any chunks.
-    grid : Grid
-        Of the map.
-    halo_px : int
-        Pixels the image reaches past the grid, at least ``model.context_px``: a map then does not
-        depend on the bbox.
-    products : tuple of str, optional
-        Embedding products of the image. Default: its attribute ``products``.
-    window_px : int, optional
-        Pixels along what a task maps, rounded down to whole chunks, one at least. Default: 1,280,
-        or what fits into 1.5 GiB. The map is the same.
-
-    Returns
-    -------
-    xarray.Dataset
-        On ``grid.geobox``, in chunks of ``grid.chunk_px``: ``lcz`` uint8 ``(y, x)``, 0 no data;
-        ``confidence`` uint8 ``(y, x)``, per cent, 255 no data; ``probability`` uint8
-        ``(lcz_class, y, x)``, per cent, 255 no data. No data where the first layer of the pixel
-        itself is invalid; other layers may be invalid, or missing altogether.
-
-    Raises
-    ------
-    GridMismatchError
-        If the image is not on the grid with that halo, or the halo is too small.
-    ModelError
-        If bands or products are not those of training.
-
-    Notes
-    -----
-    Windows are not blended. Each is predicted from itself and all pixels its result can depend on,
-    pooled in the same blocks of ``2**depth`` pixels counted from the grid's anchor, and only the
-    inside is kept: what any larger window would give, up to float noise. Blending would hide seams
-    that are not there, and make a map depend on where the windows lie. A task computes
-    ``(1 + 2 context / window)²`` times its pixels, on one thread; the weights are one object of the
-    graph.
-    """
-    named = products if products is not None else products_of(image.attrs)
-    require_features(model.meta, [str(band) for band in image["band"].to_numpy()], named)
-    require_image(image, grid, halo_px=halo_px, least_px=model.context_px)
-    probability = _predicted(model, image, grid, halo_px, window_px or _window_px(model))
-    inner = slice(halo_px, halo_px + grid.shape[0]), slice(halo_px, halo_px + grid.shape[1])
-    like = image.isel(band=0, drop=True)[inner]
-    return map_dataset(probability, like, model.meta, grid_json=grid.to_json())
-
-
 def _build(n_inputs: int, n_classes: int, parameters: UnetParameters) -> Any:
     return unet_network(
         n_inputs,
@@ -331,84 +255,3 @@ def _labelled_windows(area: Area, side: int) -> LabelledWindows:
 
     halo = area.halo_px
     return LabelledWindows(area.city, area.image, rows + halo, columns + halo, labels)
-
-
-def _window_px(model: UnetModel) -> int:
-    """Pixels along a window that a task can hold: the bands twice, and eight layers of features."""
-    pixel_bytes = 4 * (2 * model.inputs.n_channels + 8 * model.parameters.width)
-    held = int((TASK_BYTES / pixel_bytes) ** 0.5) - 2 * model.context_px
-    return max(min(WINDOW_PX, held), 1)
-
-
-def _predicted(
-    model: UnetModel, image: xr.DataArray, grid: Grid, halo_px: int, window_px: int
-) -> Any:
-    """Probabilities, float32 (17, y, x), NaN where there is no data.
-
-    One task a window, which sees its surroundings: the context and up to ``2**depth - 1`` pixels
-    more, from which the task starts at a whole pooling block.
-    """
-    import dask.array as da
-
-    margin = model.context_px + 2**model.parameters.depth - 1
-    cut = partial(block_sizes, chunk_px=grid.chunk_px, margin_px=margin)
-    sizes = cut(grid.shape[0], block_px=window_px), cut(grid.shape[1], block_px=window_px)
-    blocks = with_margins(image, halo_px=halo_px, margin_px=margin, sizes=sizes)
-    probability = da.map_blocks(
-        _predict_block,
-        blocks,
-        model=shared(model, model.fingerprint),
-        starts=starts_of(grid, sizes),
-        margin=margin,
-        dtype=np.float32,
-        chunks=((N_CLASSES,), *sizes),
-        meta=np.empty((0, 0, 0), np.float32),
-    )
-    return probability.rechunk((N_CLASSES, grid.chunk_px, grid.chunk_px))
-
-
-def _predict_block(
-    image: Float32,
-    model: UnetModel,
-    starts: tuple[tuple[int, ...], ...],
-    margin: int,
-    block_id: tuple[int, ...],
-) -> Float32:
-    step = 2**model.parameters.depth
-    dropped = [-(starts[axis][block_id[axis + 1]] - margin) % step for axis in (0, 1)]
-    ends = [
-        drop + (n - drop) // step * step for drop, n in zip(dropped, image.shape[1:], strict=True)
-    ]
-    inner = tuple(
-        slice(margin - drop, margin - drop + n - 2 * margin)
-        for drop, n in zip(dropped, image.shape[1:], strict=True)
-    )
-    aligned = image[:, dropped[0] : ends[0], dropped[1] : ends[1]]
-    first = model.inputs.layer == 0
-    known = np.asarray(np.isfinite(aligned[:, *inner][first]).all(axis=0))
-    if not known.any():
-        return np.full((N_CLASSES, *known.shape), np.nan, np.float32)
-    probability = _probability(model, aligned, inner)
-    probability[:, ~known] = np.nan
-    return probability
-
-
-def _probability(model: UnetModel, image: Float32, inner: tuple[slice, ...]) -> Float32:
-    """Probabilities of the inside of an image, float32 (17, y, x)."""
-    import torch
-
-    torch.set_num_threads(1)
-    network = model.network
-    with torch.inference_mode():
-        pixels = torch.empty(
-            (1, model.parameters.width, *image.shape[1:]),
-            device=model.device,
-            memory_format=torch.channels_last,
-        )
-        for top in range(0, image.shape[1], _STRIP_PX):
-            rows = slice(top, top + _STRIP_PX)
-            channels = torch.from_numpy(model.inputs.channels(image[None, :, rows]))
-            channels = channels.to(model.device).contiguous(memory_format=torch.channels_last)
-            pixels[:, :, rows] = network.stem(channels)
-        logits = network.surroundings(pixels)[0]
-        return model.spread_probability(logits[:, *inner])
