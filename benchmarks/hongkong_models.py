@@ -32,9 +32,9 @@ from lczcube.models import (
     fit_linear,
     fit_unet,
     fit_xgb,
+    predict_unet,
 )
 from lczcube.models.tabular import TabularModel
-from lczcube.models.unet import predict_unet
 
 REALDATA = Path(os.environ.get("LCZCUBE_REALDATA", "../shared/data")) / "hongkong"
 Float32 = npt.NDArray[np.float32]

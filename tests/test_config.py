@@ -1,12 +1,14 @@
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from lczcube.config import CityFile, read_config
+from lczcube.config import CityFile, PatchTable, UnetTable, read_config
 from lczcube.errors import ConfigError, GridError, MissingInputError
+from lczcube.models import PatchParameters, UnetParameters
 from lczcube.sources.files import SourceFile, expand_hrefs, redact
 
 CITY = """
@@ -323,8 +325,8 @@ def test_reading_a_config_loads_no_heavy_library() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-def test_a_hole_in_a_layer_is_not_for_a_network(tmp_path: Path) -> None:
-    text = CITY.replace("[run]", '[run]\nmissing = "indicator"')
-    said = refusal(tmp_path, text)
-    assert 'missing = "indicator"' in said
-    assert 'missing = "drop_layer"' in said
+def test_the_tables_of_the_networks_have_the_defaults_of_their_parameters() -> None:
+    for table, parameters in ((UnetTable, UnetParameters), (PatchTable, PatchParameters)):
+        wanted = asdict(parameters())
+        assert table().model_dump() == {k: v for k, v in wanted.items() if k in table.model_fields}
+        assert set(wanted) - set(table.model_fields) <= {"window_px"}

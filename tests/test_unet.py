@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import xarray as xr
+from scipy.ndimage import gaussian_filter
 
 from lczcube.errors import GridMismatchError, LabelError, MissingExtraError, ModelError
 from lczcube.grid import Grid
@@ -15,69 +16,22 @@ from lczcube.models import (
     UnetModel,
     UnetParameters,
     context_px,
-    fit_unet,
     load_model,
     predict_unet,
 )
-from lczcube.models.unet import _network, _turned
-
-Float32 = npt.NDArray[np.float32]
-TINY = UnetParameters(
-    noise=0.1,
-    band_dropout=0,
-    dropout=0,
-    epochs=25,
-    width=6,
-    depth=2,
-    window_px=16,
-    batch=4,
-    learning_rate=1e-2,
+from lczcube.models.network import unet_network
+from lczcube.models.windowbatches import turned
+from tests.made_areas import (
+    BANDS,
+    HALO,
+    PRODUCTS,
+    Float32,
+    fit,
+    made_area,
+    made_grid,
+    made_image,
+    world,
 )
-BANDS = ("red", "green")
-PRODUCTS = ("made/1",)
-HALO = context_px(TINY)
-
-
-def made_grid(x0: int = 0, y0: int = 0, x1: int = 26, y1: int = 24, chunk_cells: int = 10) -> Grid:
-    """Cells of 3 x 3 pixels: neither they nor their chunks are whole pooling blocks of 4 pixels."""
-    return Grid("EPSG:32632", (x0, y0, x1, y1), pixel_m=10, cell_m=30, chunk_cells=chunk_cells)
-
-
-def world(grid: Grid, halo_px: int) -> tuple[Float32, npt.NDArray[np.uint8]]:
-    """Image and zones as a function of position alone: stripes 12 pixels wide of three zones."""
-    rows, columns = grid.shape
-    row = np.arange(-halo_px, rows + halo_px) - grid.cells[3] * grid.cell_px
-    column = np.arange(-halo_px, columns + halo_px) + grid.cells[0] * grid.cell_px
-    y, x = np.meshgrid(row, column, indexing="ij")
-    kind = (x // 12) % 3
-    noise = np.sin(12.9898 * x + 78.233 * y) * 0.3
-    image = np.stack([kind * 10.0 + noise, 1000 - kind * 300.0 + 40 * np.cos(3.1 * x + 7.7 * y)])
-    image[:, (y % 40 == 7) & (x % 9 == 4)] = np.nan
-    return image.astype(np.float32), np.array([3, 6, 17], np.uint8)[kind]
-
-
-def made_image(grid: Grid, halo_px: int = HALO, chunks: int | None = None) -> xr.DataArray:
-    values, _ = world(grid, halo_px)
-    data = values if chunks is None else da.from_array(values, chunks=(1, chunks, chunks + 3))
-    return xr.DataArray(
-        data, dims=("band", "y", "x"), coords={"band": list(BANDS)},
-        attrs={"products": list(PRODUCTS)},
-    )  # fmt: skip
-
-
-def made_area(grid: Grid, halo_px: int = HALO) -> Area:
-    """A label on one pixel in about twelve of the upper half; the rest has none."""
-    _, zones = world(grid, 0)
-    y, x = np.indices(zones.shape)
-    sparse = ((5 * y + 7 * x) % 12 == 0) & (y < zones.shape[0] // 2)
-    return Area("made", made_image(grid, halo_px), np.where(sparse, zones, 0).astype(np.uint8),
-                halo_px=halo_px)  # fmt: skip
-
-
-def fit(areas: list[Area], *, seed: int = 0, parameters: UnetParameters = TINY) -> UnetModel:
-    return fit_unet(
-        areas, seed=seed, bands=BANDS, products=PRODUCTS, parameters=parameters, synthetic=True
-    )
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +39,11 @@ def model() -> UnetModel:
     return fit([made_area(made_grid())])
 
 
-def mapped(model: UnetModel, grid: Grid, *, chunks: int | None = 37) -> xr.Dataset:
+def mapped(
+    model: UnetModel, grid: Grid, *, chunks: int | None = 37, window_px: int = 30
+) -> xr.Dataset:
     image = made_image(grid, model.context_px, chunks)
-    return predict_unet(model, image, grid=grid, halo_px=model.context_px)
+    return predict_unet(model, image, grid=grid, halo_px=model.context_px, window_px=window_px)
 
 
 # what it learns
@@ -174,10 +130,10 @@ def test_only_chunks_under_labels_are_read_and_each_once() -> None:
 
 def test_the_eight_turns_are_all_different_and_turn_labels_as_images() -> None:
     raster = np.arange(9).reshape(3, 3)
-    turned = {_turned(raster, turn).tobytes() for turn in range(8)}
-    assert len(turned) == 8
+    found = {turned(raster, turn).tobytes() for turn in range(8)}
+    assert len(found) == 8
     stack = np.stack([raster, raster])
-    assert all((_turned(stack, t)[1] == _turned(raster, t)).all() for t in range(8))
+    assert all((turned(stack, t)[1] == turned(raster, t)).all() for t in range(8))
 
 
 # what the map promises
@@ -185,8 +141,9 @@ def test_the_eight_turns_are_all_different_and_turn_labels_as_images() -> None:
 
 def test_the_map_does_not_depend_on_chunks(model: UnetModel) -> None:
     whole = mapped(model, made_grid(chunk_cells=30), chunks=None).compute()
-    for chunk_cells, chunks in ((10, 11), (13, 50), (3, 37)):
-        cut = mapped(model, made_grid(chunk_cells=chunk_cells), chunks=chunks).compute()
+    for chunk_cells, chunks, window_px in ((10, 11, 30), (13, 50, 1), (3, 37, 9), (3, 37, 45)):
+        grid = made_grid(chunk_cells=chunk_cells)
+        cut = mapped(model, grid, chunks=chunks, window_px=window_px).compute()
         np.testing.assert_array_equal(cut["lcz"], whole["lcz"])
         difference = cut["probability"].astype(int) - whole["probability"].astype(int)
         assert np.abs(difference).max() <= 1
@@ -220,10 +177,9 @@ def test_the_map_does_not_depend_on_the_bbox(model: UnetModel) -> None:
 def test_a_pixel_sees_no_farther_than_the_context(depth: int) -> None:
     import torch
 
-    parameters = UnetParameters(width=8, depth=depth)
     torch.manual_seed(0)
-    network = _network(3, 3, parameters).eval()
-    reach = context_px(parameters)
+    network = unet_network(3, 3, width=8, depth=depth, band_dropout=0, dropout=0).eval()
+    reach = context_px(UnetParameters(depth=depth))
     side = 2 * reach + 3 * 2**depth
     seen = 0
     for at in range(side // 2, side // 2 + 2**depth):
@@ -282,6 +238,7 @@ def test_a_loaded_model_maps_the_same(model: UnetModel, tmp_path: Path) -> None:
     grid = made_grid(x1=10, y1=10)
     xr.testing.assert_identical(mapped(loaded, grid).compute(), mapped(model, grid).compute())
     assert sorted(p.name for p in (tmp_path / "unet").iterdir()) == [
+        "history.json",
         "model.json",
         "weights.safetensors",
     ]
@@ -296,6 +253,39 @@ def test_saving_twice_gives_the_same_bytes(model: UnetModel, tmp_path: Path) -> 
 
 def test_a_pickled_model_is_the_same(model: UnetModel) -> None:
     assert pickle.loads(pickle.dumps(model)).fingerprint == model.fingerprint
+
+
+def jump_ratio(probability: npt.NDArray[np.generic], edges: npt.NDArray[np.int64]) -> float:
+    """Mean step of a map between columns at window edges, over that between all others."""
+    steps = np.abs(np.diff(probability.astype(float), axis=-1)).mean(axis=(0, 1))
+    at_edge = np.isin(np.arange(1, probability.shape[-1]), edges)
+    return float(steps[at_edge].mean() / steps[~at_edge].mean())
+
+
+def test_windows_leave_no_seam_and_windows_without_context_do() -> None:
+    """On smooth noise: there, what a network says of a pixel depends on all it sees around it."""
+    grid = made_grid(x1=60, y1=30)
+    area = made_area(grid)
+    drawn = np.random.default_rng(0).normal(size=area.image.shape)
+    noise = gaussian_filter(drawn, (0, 4, 4)).astype(np.float32)
+    noisy = Area("noise", area.image.copy(data=noise), area.lcz, halo_px=HALO)
+    plain = UnetParameters(epochs=5, width=6, dropout=0, band_dropout=0, noise=0)
+    model = fit([noisy], parameters=plain)
+    edges = np.arange(30, 180, 30)
+    whole = predict_unet(model, noisy.image, grid=grid, halo_px=HALO, window_px=30)
+    ratio = jump_ratio(whole["probability"].values, edges)
+    pieces = []
+    for left in range(0, 180, 30):
+        cut = np.full((2, noise.shape[1], 30 + 2 * HALO), np.nan, np.float32)
+        inside = noise[:, HALO:-HALO, HALO + left : HALO + left + 30]
+        cut[:, HALO:-HALO, HALO:-HALO] = inside
+        part = made_grid(x0=left // 3, x1=left // 3 + 10, y1=30)
+        alone = made_image(part).copy(data=cut)
+        pieces.append(predict_unet(model, alone, grid=part, halo_px=HALO)["probability"].values)
+    ratio_alone = jump_ratio(np.concatenate(pieces, axis=-1), edges)
+    print(f"steps at window edges: {ratio:.2f} of others, without context {ratio_alone:.2f}")
+    assert 0.85 < ratio < 1.15
+    assert ratio_alone > 1.5
 
 
 # what is refused

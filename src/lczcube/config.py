@@ -232,7 +232,7 @@ class RulesTable(Table):
         return self
 
 
-ModelKind = Literal["xgb", "xgb_pixels", "unet", "linear", "forest", "knn"]
+ModelKind = Literal["xgb", "xgb_pixels", "unet", "patch", "linear", "forest", "knn"]
 """Kinds of models that a run can train and keep."""
 
 
@@ -342,27 +342,64 @@ class XgbTable(Table):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class UnetTable(Table):
-    """The ``[unet]`` table: a small U-Net on pixels.
+class NetworkTable(Table):
+    """Settings of both networks; the names of :class:`lczcube.models.UnetParameters`.
 
     Attributes
     ----------
     epochs, batch : int
-        Passes over the training windows, and windows in a step.
+        Most passes over the training windows, and windows in a step.
     width, depth : int
         Channels of the first level, and number of levels.
     learning_rate : float
         Step of the optimiser, (0, 1].
-    window_px : int
-        Side of a training window, pixels.
+    balance : float
+        Class weights, 0 (none) to 1 (every class the same total weight).
+    dice, noise : float
+        Weight of the Dice loss, and noise on the normalised bands.
+    band_dropout, layer_dropout, dropout : float
+        Shares of channels, of layers but the first, and of last features hidden in training.
+    early_stopping : bool
+        Hold out one in five blocks, cities or polygons, and stop by them.
+    patience : int
+        Epochs without a lower loss on what is held out after which the fit stops.
+    device : str
+        ``cpu`` or ``cuda``.
+    precision : str
+        ``auto``, ``float32`` or ``mixed``.
     """
 
     epochs: Count = 20
     width: Count = 16
     depth: Annotated[int, Field(ge=1, le=6)] = 2
     learning_rate: Share = 3e-3
-    window_px: Count = 16
     batch: Count = 8
+    balance: Annotated[float, Field(ge=0, le=1)] = 0.5
+    dice: Annotated[float, Field(ge=0)] = 0.5
+    noise: Annotated[float, Field(ge=0)] = 0.5
+    band_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    layer_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    early_stopping: bool = False
+    patience: Count = 5
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Literal["auto", "float32", "mixed"] = "auto"
+
+
+class UnetTable(NetworkTable):
+    """The ``[unet]`` table: a small U-Net on pixels.
+
+    Attributes
+    ----------
+    window_px : int
+        Side of a training window, pixels.
+    """
+
+    window_px: Count = 16
+
+
+class PatchTable(NetworkTable):
+    """The ``[patch]`` table: a small network on windows of a cell."""
 
 
 class ConfidenceTable(Table):
@@ -405,7 +442,7 @@ class CityFile(Table):
         The ``[city.NAME]`` tables; empty in a catalog file.
     inputs : tuple of Input
         The ``[[input]]`` tables.
-    confidence, grid, propagate, xgb, unet
+    confidence, grid, propagate, xgb, unet, patch
         The tables of that name, filled with defaults.
     rules : RulesTable or None
         The ``[rules]`` table; without it no cell is labelled by rule.
@@ -423,6 +460,7 @@ class CityFile(Table):
     rules: RulesTable | None = None
     run: RunTable | None = None
     unet: UnetTable = UnetTable()
+    patch: PatchTable = PatchTable()
     xgb: XgbTable = XgbTable()
 
     _source_path: Path = PrivateAttr(default=Path())
@@ -531,6 +569,7 @@ def _table_of(
         "rules": RulesTable,
         "run": RunTable,
         "unet": UnetTable,
+        "patch": PatchTable,
         "xgb": XgbTable,
         "confidence": ConfidenceTable,
     }
@@ -655,11 +694,6 @@ def _require_run(config: CityFile, run: RunTable) -> None:
     for name in run.labels:
         _require_kind(config, name, "labels", "[run] labels")
     _require_weights(config, run)
-    if run.missing == "indicator" and "unet" in run.models:
-        raise ConfigError(
-            'missing = "indicator" in [run] leaves a city without a layer, and a U-Net sees no '
-            'pixel there. Use missing = "drop_layer", or models = ["xgb"].'
-        )
     if run.split == "city" and len(config.cities) < 2:
         raise ConfigError(
             'split = "city" in [run] leaves one city out and wants two or more; '

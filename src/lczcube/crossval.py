@@ -307,37 +307,18 @@ class _Evaluation:
         return np.stack([v[parts[0]] for v in values])
 
 
-def out_of_fold(
-    predict: Predictor, split: Split, n_samples: int, told: Callable[[int], None] = lambda _: None
-) -> Predicted:
-    """What models that have not seen them say of all samples that a split evaluates.
-
-    Parameters
-    ----------
-    predict : Predictor
-        Fits on the training samples of a fold and predicts its test samples.
-    split : Split
-        Folds of the samples.
-    n_samples : int
-        Number of samples.
-    told : callable
-        Called with the number of every fold.
-    """
-    probability = np.full((n_samples, N_CLASSES), np.nan, np.float32)
-    for fold in range(split.n_folds):
-        told(fold)
-        train, test = split.train_test(fold)
-        probability[test] = predict(train, test, split.seed)
-    return Predicted(probability)
-
-
 def _predicted(
     candidate: Candidate, split: Split, n_samples: int, progress: Callable[[str], None]
 ) -> Predicted:
+    """What models that have not seen them say of all samples that a split evaluates."""
     if split.seed in candidate.known:
         return candidate.known[split.seed]
     progress(f"evaluate: {candidate.name}, seed {split.seed}")
-    return out_of_fold(candidate.predict, split, n_samples)
+    probability = np.full((n_samples, N_CLASSES), np.nan, np.float32)
+    for fold in range(split.n_folds):
+        train, test = split.train_test(fold)
+        probability[test] = candidate.predict(train, test, split.seed)
+    return Predicted(probability)
 
 
 def _digests(frame: pd.DataFrame, split: Split) -> list[str]:

@@ -346,7 +346,8 @@ def image(cube: xr.Dataset) -> xr.DataArray:
     -------
     xarray.DataArray
         float32, dims ``(band, y, x)``, NaN where a pixel is invalid; ``band`` as
-        :func:`feature_names`. Covers the cube's halo.
+        :func:`feature_names`, and a coordinate ``layer`` that names the layer of each. Covers the
+        cube's halo.
     """
     decoded = decode(cube)
     parts = [
@@ -354,7 +355,8 @@ def image(cube: xr.Dataset) -> xr.DataArray:
         for name in coded_layers(cube)
     ]
     joined = xr.concat(parts, dim="band", coords="minimal", compat="override", join="exact")
-    joined = joined.assign_coords(band=feature_names(cube))
+    owners = [name for name in coded_layers(cube) for _ in band_names(cube, name)]
+    joined = joined.assign_coords(band=feature_names(cube), layer=("band", owners))
     return joined.chunk(band=-1).assign_attrs(cube.attrs | identity_attrs(cube))
 
 

@@ -7,15 +7,19 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import xarray as xr
 
 from lczcube.confidence import Confidence
-from lczcube.config import CityFile
+from lczcube.config import CityFile, NetworkTable
 from lczcube.cube import image
 from lczcube.labels.samples import join_samples, sample_squares
 from lczcube.lcz import N_CLASSES
 from lczcube.models import (
+    Area,
     Batches,
+    PatchArea,
+    PatchParameters,
     UnetParameters,
     XgbModel,
     XgbParameters,
@@ -23,11 +27,14 @@ from lczcube.models import (
     fit_forest,
     fit_knn,
     fit_linear,
+    fit_patch,
     fit_unet,
     fit_xgb,
-    predict,
+    patch_probability,
     predict_features,
+    predict_patch,
     predict_pixels,
+    predict_unet,
 )
 from lczcube.models.batches import joined_batches, pixel_batches, sample_batches
 from lczcube.patchmaps import patch_probabilities
@@ -56,6 +63,9 @@ class Learner(Protocol):
     def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
         """What a model says of samples: float32 (n, 17), a row of NaN for nothing."""
 
+    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
+        """What its map says where the centres of samples lie: float32 (n, 17)."""
+
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """Its map of a city; lazy."""
 
@@ -82,7 +92,8 @@ class OnFeatures:
     def fit(self, data: TrainingData, rows: Rows, *, seed: int, final: bool) -> Any:
         """A model of the features of samples."""
         samples = self._samples(data)
-        train, held = data.held_for_stopping(rows, seed=seed) if self.stops else (rows, None)
+        wanted = self.stops and data.config.xgb.early_stopping > 0
+        train, held = data.held_for_stopping(rows, seed=seed, wanted=wanted)
         chosen = samples.isel(sample=train)
         if final and data.run.pseudo_weight > 0:
             made = (pseudo_samples(city, data.run) for city in data.cities.values())
@@ -95,6 +106,10 @@ class OnFeatures:
         samples = self._samples(data).isel(sample=rows)
         return np.concatenate([model.probability(b.features) for b in sample_batches(samples)])
 
+    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
+        """The same: a sample has the features of a cell."""
+        return self.probability(model, data, rows)
+
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of cells."""
         return predict_features(model, city.features, confidence=confidence)
@@ -103,81 +118,173 @@ class OnFeatures:
         return data.pixels if self.of_pixels else data.samples
 
 
-@dataclass(frozen=True)
-class OnPixels:
-    """The U-Net: learns from labelled pixels, and is asked about samples by its mean over them."""
+class _Mapped:
+    """A model that is asked about samples by its map of pixels."""
 
     unit: Unit = "pixels"
-
-    def fit(self, data: TrainingData, rows: Rows, *, seed: int, final: bool) -> Any:
-        """A U-Net of the labelled pixels of the groups of some samples."""
-        parameters = unet_parameters(data.config)
-        halo_px = context_px(parameters)
-        areas = [
-            training_area(
-                city,
-                data.config,
-                halo_px=halo_px,
-                groups=None if final else data.groups(rows),
-                pseudo_weight=data.run.pseudo_weight if final else 0.0,
-            )
-            for city in data.cities.values()
-        ]
-        return fit_unet(
-            areas,
-            seed=seed,
-            parameters=parameters,
-            n_threads=data.n_threads,
-            bands=tuple(areas[0].image["band"].values.tolist()),
-            products=tuple(json.loads(areas[0].image.attrs["products"])),
-            synthetic=bool(areas[0].image.attrs["synthetic"]),
-        )
-
-    def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
-        """The mean probability over the square of each sample."""
-        return _mean_over_squares(self, model, data, rows)
 
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of pixels."""
-        return predict(model, city.open_cube(model.context_px))
-
-
-@dataclass(frozen=True)
-class OnPixelValues:
-    """Boosted trees on the bare values of labelled pixels, read a chunk at a time."""
-
-    unit: Unit = "pixels"
-
-    def fit(self, data: TrainingData, rows: Rows, *, seed: int, final: bool) -> Any:
-        """Trees of the labelled pixels of the groups of some samples."""
-        train, held = data.held_for_stopping(rows, seed=seed)
-        groups = None if final and held is None else data.groups(train)
-        valid = None if held is None else _pixel_batches(data, data.groups(held))
-        return _fit_trees(_pixel_batches(data, groups), valid, seed, data)
+        raise NotImplementedError
 
     def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
         """The mean probability over the square of each sample."""
-        return _mean_over_squares(self, model, data, rows)
+        return self._over_squares(model, data, rows, None)
+
+    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
+        """The probability of the pixel in the middle of each sample."""
+        return self._over_squares(model, data, rows, data.config.grid.pixel_m)
+
+    def _over_squares(
+        self, model: Any, data: TrainingData, rows: Rows, side_m: float | None
+    ) -> npt.NDArray[np.float32]:
+        found = np.full((len(rows), N_CLASSES), np.nan, np.float32)
+        owners = data.frame["city"].to_numpy()[rows]
+        for city in data.cities.values():
+            mine = np.flatnonzero(owners == city.city)
+            if len(mine):
+                samples = data.samples.isel(sample=rows[mine])
+                squares = sample_squares(samples, city.grid, side_m=side_m)
+                found[mine] = patch_probabilities(self.map(model, city, None), squares)
+        return found
+
+
+@dataclass(frozen=True)
+class OnPixels(_Mapped):
+    """The U-Net: learns from labelled pixels and what lies around them."""
+
+    def fit(self, data: TrainingData, rows: Rows, *, seed: int, final: bool) -> Any:
+        """A U-Net of the labelled pixels of the groups of some samples."""
+        wanted = data.config.unet.early_stopping
+        train, held = data.held_for_stopping(rows, seed=seed, wanted=wanted)
+        weight = data.run.pseudo_weight if final else 0.0
+        groups = None if final and held is None else data.groups(train)
+        areas = self._areas(data, groups, weight)
+        image = areas[0].image
+        return fit_unet(
+            areas,
+            seed=seed,
+            parameters=unet_parameters(data.config),
+            n_threads=data.n_threads,
+            valid=None if held is None else self._areas(data, data.groups(held), 0.0),
+            checkpoint=data.checkpoint("unet", rows, seed),
+            **_identity(image),
+        )
+
+    def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
+        """A map of pixels."""
+        cube = city.open_cube(model.context_px)
+        return predict_unet(
+            model, image(cube), grid=city.grid, halo_px=model.context_px, confidence=confidence
+        )
+
+    def _areas(self, data: TrainingData, groups: set[str] | None, weight: float) -> list[Area]:
+        halo_px = context_px(unet_parameters(data.config))
+        return [
+            training_area(city, data.config, halo_px=halo_px, groups=groups, pseudo_weight=weight)
+            for city in data.cities.values()
+        ]
+
+
+@dataclass(frozen=True)
+class OnWindows:
+    """The patch network: learns from the pixels of labelled squares, and maps cells."""
+
+    unit: Unit = "cells"
+
+    def fit(self, data: TrainingData, rows: Rows, *, seed: int, final: bool) -> Any:
+        """A network of the windows of some samples, and of pseudo-labels where they train."""
+        wanted = data.config.patch.early_stopping
+        train, held = data.held_for_stopping(rows, seed=seed, wanted=wanted)
+        areas = _patch_areas(data, train, with_pseudo=final and data.run.pseudo_weight > 0)
+        return fit_patch(
+            areas,
+            seed=seed,
+            parameters=patch_parameters(data.config),
+            n_threads=data.n_threads,
+            valid=None if held is None else _patch_areas(data, held),
+            checkpoint=data.checkpoint("patch", rows, seed),
+            **_identity(areas[0].image),
+        )
+
+    def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
+        """Probabilities of the windows of samples."""
+        found = np.full((len(rows), N_CLASSES), np.nan, np.float32)
+        owners = data.frame["city"].to_numpy()[rows]
+        for area in _patch_areas(data, rows):
+            found[owners == area.city] = patch_probability(model, area)
+        return found
+
+    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
+        """The same: a sample is a window."""
+        return self.probability(model, data, rows)
+
+    def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
+        """A map of cells."""
+        halo_px = city.grid.halo_px
+        return predict_patch(
+            model,
+            image(city.open_cube(halo_px)),
+            grid=city.grid,
+            halo_px=halo_px,
+            confidence=confidence,
+            features=city.features["features"],
+        )
+
+
+def _patch_areas(data: TrainingData, rows: Rows, *, with_pseudo: bool = False) -> list[PatchArea]:
+    """The squares of samples, one part a city that has some."""
+    areas = []
+    for city in data.cities.values():
+        mine = data.frame.iloc[rows]
+        mine = mine[mine["city"] == city.city][["x", "y", "lcz", "weight"]]
+        made = pseudo_samples(city, data.run) if with_pseudo else None
+        if made is not None:
+            extra = {name: made[name].values for name in mine}
+            mine = pd.concat([mine, pd.DataFrame(extra)], ignore_index=True)
+        if len(mine):
+            halo_px = city.grid.halo_px
+            areas.append(
+                PatchArea(
+                    city.city,
+                    image(city.open_cube(halo_px)),
+                    city.grid,
+                    mine["x"].to_numpy(float),
+                    mine["y"].to_numpy(float),
+                    mine["lcz"].to_numpy(np.uint8),
+                    mine["weight"].to_numpy(np.float32),
+                    halo_px,
+                )
+            )
+    return areas
+
+
+def _identity(pixels: xr.DataArray) -> dict[str, Any]:
+    """What a network is told of the image that it learns from."""
+    return {
+        "bands": tuple(pixels["band"].values.tolist()),
+        "products": tuple(json.loads(pixels.attrs["products"])),
+        "synthetic": bool(pixels.attrs["synthetic"]),
+    }
+
+
+@dataclass(frozen=True)
+class OnPixelValues(_Mapped):
+    """Boosted trees on the bare values of labelled pixels, read a chunk at a time."""
+
+    def fit(self, data: TrainingData, rows: Rows, *, seed: int, final: bool) -> Any:
+        """Trees of the labelled pixels of the groups of some samples."""
+        wanted = data.config.xgb.early_stopping > 0
+        train, held = data.held_for_stopping(rows, seed=seed, wanted=wanted)
+        groups = None if final and held is None else data.groups(train)
+        valid = None if held is None else _pixel_batches(data, data.groups(held))
+        return _fit_trees(_pixel_batches(data, groups), valid, seed, data)
 
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of pixels."""
         return predict_pixels(
             model, image(city.open_cube(0)), grid=city.grid, confidence=confidence
         )
-
-
-def _mean_over_squares(
-    learner: Learner, model: Any, data: TrainingData, rows: Rows
-) -> npt.NDArray[np.float32]:
-    """What a map of pixels says of the square of each sample: float32 (n, 17)."""
-    found = np.full((len(rows), N_CLASSES), np.nan, np.float32)
-    owners = data.frame["city"].to_numpy()[rows]
-    for city in data.cities.values():
-        mine = np.flatnonzero(owners == city.city)
-        if len(mine):
-            squares = sample_squares(data.samples.isel(sample=rows[mine]), city.grid)
-            found[mine] = patch_probabilities(learner.map(model, city, None), squares)
-    return found
 
 
 def _pixel_batches(data: TrainingData, groups: set[str] | None) -> Batches:
@@ -222,6 +329,7 @@ LEARNERS: dict[str, Learner] = {
     "forest": OnFeatures(_baseline(fit_forest)),
     "knn": OnFeatures(_baseline(fit_knn)),
     "unet": OnPixels(),
+    "patch": OnWindows(),
     "forest_pixels": OnFeatures(_baseline(fit_forest), of_pixels=True),
 }
 """By kind; all but those ``of_pixels`` are saved and make maps."""
@@ -234,7 +342,17 @@ def xgb_parameters(config: CityFile) -> XgbParameters:
 
 def unet_parameters(config: CityFile) -> UnetParameters:
     """Parameters of the ``[unet]`` table."""
-    return UnetParameters(**config.unet.model_dump())
+    return UnetParameters(**_settings(config.unet))
+
+
+def patch_parameters(config: CityFile) -> PatchParameters:
+    """Parameters of the ``[patch]`` table."""
+    return PatchParameters(**_settings(config.patch))
+
+
+def _settings(table: NetworkTable) -> dict[str, Any]:
+    """What a network is told: a validation says whether it may stop early."""
+    return table.model_dump(exclude={"early_stopping"})
 
 
 def reach_px(config: CityFile) -> int:

@@ -1,5 +1,6 @@
 """Models of a run: held-out predictions, the fit that is kept, maps, and scores."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,9 @@ from lczcube.crossval import (
     Predicted,
     Predictor,
     cross_validate,
-    out_of_fold,
 )
 from lczcube.errors import LabelError
-from lczcube.labels import Split, split_labels
+from lczcube.labels import split_labels
 from lczcube.labels.samples import without_rules
 from lczcube.lcz import N_CLASSES
 from lczcube.learners import LEARNERS, Learner
@@ -35,7 +35,8 @@ REPEATS = {"unet": 1, "patch": 1}
 HELD_OUT = "held_out.parquet"
 """In a model's folder: what models of the same kind said of samples that they had not seen."""
 
-_PROBABILITIES = [f"p{code}" for code in range(1, N_CLASSES + 1)]
+MOST_HELD_OUT = 100_000
+"""Held-out samples that the confidence of a model is learnt from; more are drawn from."""
 
 
 def train_model(data: TrainingData, kind: str, folder: Path, *, progress: Progress) -> str:
@@ -57,7 +58,8 @@ def train_model(data: TrainingData, kind: str, folder: Path, *, progress: Progre
     str
         What was done, in a line.
     """
-    learner = LEARNERS[kind]
+    learner, checkpoints = LEARNERS[kind], folder.with_name(f".{folder.name}.checkpoints")
+    data = replace(data, checkpoints=checkpoints)
     held_out = _held_out(data, learner, lambda line: progress(f"train: {kind}, {line}"))
     progress(f"train: {kind}, all labels")
     model = learner.fit(data, data.rows_that_train(), seed=data.run.seed, final=True)
@@ -68,6 +70,7 @@ def train_model(data: TrainingData, kind: str, folder: Path, *, progress: Progre
             _confidence(data, learner, model, held_out).save(folder)
         except LabelError as error:
             progress(f"train: {kind}, no confidence: {error}")
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return f"{kind} on {model.meta.n_train} samples"
 
 
@@ -181,28 +184,47 @@ def _held_out(
     except LabelError as error:
         told(f"no held-out predictions: {error}")
         return None
-    found = out_of_fold(
-        predictor(data, learner),
-        split,
-        len(data.frame),
-        lambda fold: told(f"fold {fold + 1} of {split.n_folds}"),
-    )
-    return _held_out_table(data.frame, split, found)
+    keys = data.frame[["city", "patch_id", "group", "lcz"]].assign(fold=split.folds)
+    said = {name: np.full((len(keys), N_CLASSES), np.nan, np.float32) for name in _columns(learner)}
+    for fold in range(split.n_folds):
+        told(f"fold {fold + 1} of {split.n_folds}")
+        train, test = split.train_test(fold)
+        model = learner.fit(data, train, seed=run.seed, final=False)
+        said["p"][test] = learner.probability(model, data, test)
+        if "c" in said:
+            said["c"][test] = learner.at_centres(model, data, test)
+    tables = [pd.DataFrame(said[of], columns=_codes(of), index=keys.index) for of in said]
+    return pd.concat([keys, *tables], axis=1)
+
+
+def _columns(learner: Learner) -> tuple[str, ...]:
+    """What is kept of held-out samples: ``p`` of them, ``c`` of the pixel at their centre."""
+    return ("p", "c") if learner.unit == "pixels" else ("p",)
+
+
+def _codes(of: str) -> list[str]:
+    return [f"{of}{code}" for code in range(1, N_CLASSES + 1)]
 
 
 def _confidence(
     data: TrainingData, learner: Learner, model: Any, held_out: pd.DataFrame
 ) -> Confidence:
-    """What a model's probabilities are worth, from what others like it said of held-out labels."""
+    """What a model's probabilities are worth, from what others like it said of held-out labels.
+
+    Of a map of pixels, from what they said of the pixels at the centres of the labels.
+    """
     table = data.config.confidence
     has_features = table.applicability and learner.unit == "cells"
+    rows = _rows_to_compare(len(held_out), table.max_samples, data.run.seed)
+    told = held_out.iloc[rows]
+    features = data.samples["features"].isel(sample=rows).values if has_features else None
     return fit_confidence(
-        held_out[_PROBABILITIES].to_numpy(np.float32),
-        held_out["lcz"].to_numpy(),
-        held_out["group"].to_numpy(str),
-        cities=held_out["city"].to_numpy(str),
-        folds=held_out["fold"].to_numpy(),
-        features=data.samples["features"].values if has_features else None,
+        told[_codes(_columns(learner)[-1])].to_numpy(np.float32),
+        told["lcz"].to_numpy(),
+        told["group"].to_numpy(str),
+        cities=told["city"].to_numpy(str),
+        folds=told["fold"].to_numpy(),
+        features=features,
         weights=model.importance() if isinstance(model, XgbModel) else None,
         settings=ConfidenceSettings(
             method=table.calibration,
@@ -215,9 +237,12 @@ def _confidence(
     )
 
 
-def _held_out_table(frame: pd.DataFrame, split: Split, found: Predicted) -> pd.DataFrame:
-    keys = frame[["city", "patch_id", "group", "lcz"]].assign(fold=split.folds)
-    return keys.join(pd.DataFrame(found.probability, columns=_PROBABILITIES, index=frame.index))
+def _rows_to_compare(n: int, max_samples: int, seed: int) -> Rows:
+    """All samples, or of very many a draw that memory bears."""
+    most = max(20 * max_samples, MOST_HELD_OUT)
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
 def _write_held_out(table: pd.DataFrame, path: Path) -> None:
@@ -234,4 +259,4 @@ def _known(data: TrainingData, folder: Path) -> dict[int, Predicted]:
     table = pd.read_parquet(path)
     if table["patch_id"].tolist() != data.frame["patch_id"].tolist():
         return {}
-    return {data.run.seed: Predicted(table[_PROBABILITIES].to_numpy(np.float32))}
+    return {data.run.seed: Predicted(table[_codes("p")].to_numpy(np.float32))}

@@ -1,9 +1,11 @@
 """What the models of a run learn from: samples of all cities, and labelled pixels of each."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import geopandas as gpd
@@ -85,6 +87,8 @@ class TrainingData:
         The same samples with the bare values of their centre pixel; empty where no model asks.
     n_threads : int
         Threads of a fit.
+    checkpoints : pathlib.Path, optional
+        Folder of the fits of networks, which go on there after a kill. Default: none.
     """
 
     config: CityFile
@@ -92,6 +96,7 @@ class TrainingData:
     city: Callable[[str], CityData]
     pixel_parts: Mapping[str, xr.Dataset] = field(default_factory=dict)
     n_threads: int = 1
+    checkpoints: Path | None = None
 
     @property
     def run(self) -> RunTable:
@@ -124,16 +129,23 @@ class TrainingData:
         """The data of every city that has samples."""
         return {name: self.city(name) for name in self.parts}
 
+    def checkpoint(self, kind: str, rows: Rows, seed: int) -> Path | None:
+        """Where the fit of a network on some samples keeps what it has."""
+        if self.checkpoints is None:
+            return None
+        digest = hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:12]
+        return self.checkpoints / f"{kind}-{seed}-{digest}"
+
     def groups(self, rows: Rows) -> set[str]:
         """Groups of labels that samples are of."""
         return set(self.frame["group"].to_numpy()[rows].tolist())
 
-    def held_for_stopping(self, rows: Rows, *, seed: int) -> tuple[Rows, Rows | None]:
-        """Rows to train on and, where ``[xgb] early_stopping`` asks, rows to stop by.
+    def held_for_stopping(self, rows: Rows, *, seed: int, wanted: bool) -> tuple[Rows, Rows | None]:
+        """Rows to train on and, where wanted, rows to stop by.
 
         A fold of whole cities, blocks or polygons, as the run's split has them.
         """
-        if not self.config.xgb.early_stopping:
+        if not wanted:
             return rows, None
         frame = self.frame.iloc[rows].reset_index(drop=True)
         method: Method = self.run.split if self.run.split in ("block", "city") else "polygon"

@@ -159,7 +159,10 @@ def aggregate_patches(
     layers = cube_layers(cube)
     names = _feature_names(layers, stats)
     x0, y0 = _corners_on(grid, patches)
-    columns, rows, dx_m, dy_m = _snap(grid, x0, y0)
+    columns, rows = snap_to_pixels(grid, x0, y0)
+    minx, _, _, maxy = grid.bbox
+    dx_m = minx + columns * grid.pixel_m - x0
+    dy_m = maxy - rows * grid.pixel_m - y0
     halo = halo_of(cube)
     windows = Windows(rows + halo, columns + halo, _patch_size_px(patches, grid))
     features, shares = _aggregate_squares(layers, windows, grid.chunk_px, stats)
@@ -175,6 +178,28 @@ def aggregate_patches(
         coords={"patch_id": (("patch",), patches["patch_id"].to_numpy(object)), "feature": names},
         attrs=identity_attrs(cube),
     )
+
+
+def snap_to_pixels(
+    grid: Grid, x0: Float64, y0: Float64
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Columns and rows of the nearest pixel edges; ties go left and up.
+
+    Parameters
+    ----------
+    grid : Grid
+        Gives the pixels, counted from its upper-left.
+    x0, y0 : numpy.ndarray
+        float64, shape (n,): upper-left corners of squares in the grid's CRS.
+
+    Returns
+    -------
+    columns, rows : numpy.ndarray
+        int64, shape (n,); may lie outside the grid.
+    """
+    minx, _, _, maxy = grid.bbox
+    columns = _nearest_edge((x0 - minx) / grid.pixel_m)
+    return columns, _nearest_edge((maxy - y0) / grid.pixel_m)
 
 
 def projected_peak_bytes(
@@ -395,17 +420,6 @@ def _corners_on(grid: Grid, patches: gpd.GeoDataFrame) -> tuple[Float64, Float64
         x, y = to_grid.transform(x0[rows] + half[rows], y0[rows] - half[rows])
         x0[rows], y0[rows] = x - half[rows], y + half[rows]
     return x0, y0
-
-
-def _snap(
-    grid: Grid, x0: Float64, y0: Float64
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Float64, Float64]:
-    minx, _, _, maxy = grid.bbox
-    columns = _nearest_edge((x0 - minx) / grid.pixel_m)
-    rows = _nearest_edge((maxy - y0) / grid.pixel_m)
-    dx_m = minx + columns * grid.pixel_m - x0
-    dy_m = maxy - rows * grid.pixel_m - y0
-    return columns, rows, dx_m, dy_m
 
 
 def _nearest_edge(position_px: Float64) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Models: boosted trees on features, a U-Net on pixels, and baselines.
+"""Models: boosted trees on features, a U-Net on pixels, a network on patches, and baselines.
 
 Importing this package loads neither torch, xgboost nor scikit-learn.
 """
@@ -13,6 +13,14 @@ from lczcube.models.baselines import KINDS as BASELINES
 from lczcube.models.baselines import SklearnModel, fit_forest, fit_knn, fit_linear
 from lczcube.models.batches import Batch, Batches
 from lczcube.models.meta import ModelMeta, read_meta, require_features
+from lczcube.models.patch import (
+    PatchArea,
+    PatchModel,
+    PatchParameters,
+    fit_patch,
+    patch_probability,
+    predict_patch,
+)
 from lczcube.models.pixels import predict_pixels
 from lczcube.models.tabular import TabularModel, predict_features
 from lczcube.models.unet import (
@@ -21,8 +29,8 @@ from lczcube.models.unet import (
     UnetParameters,
     context_px,
     fit_unet,
-    predict_unet,
 )
+from lczcube.models.unetmap import predict_unet
 from lczcube.models.xgb import XgbModel, XgbParameters, fit_xgb
 
 __all__ = [
@@ -30,6 +38,9 @@ __all__ = [
     "Batch",
     "Batches",
     "ModelMeta",
+    "PatchArea",
+    "PatchModel",
+    "PatchParameters",
     "SklearnModel",
     "TabularModel",
     "UnetModel",
@@ -40,11 +51,14 @@ __all__ = [
     "fit_forest",
     "fit_knn",
     "fit_linear",
+    "fit_patch",
     "fit_unet",
     "fit_xgb",
     "load_model",
+    "patch_probability",
     "predict",
     "predict_features",
+    "predict_patch",
     "predict_pixels",
     "predict_unet",
     "read_meta",
@@ -52,7 +66,7 @@ __all__ = [
 ]
 
 
-def load_model(folder: str | Path) -> XgbModel | UnetModel | SklearnModel:
+def load_model(folder: str | Path) -> XgbModel | UnetModel | PatchModel | SklearnModel:
     """The model saved in a folder, whichever kind it is.
 
     Raises
@@ -69,32 +83,34 @@ def load_model(folder: str | Path) -> XgbModel | UnetModel | SklearnModel:
         return XgbModel.load(folder)
     if kind == "unet":
         return UnetModel.load(folder)
+    if kind == "patch":
+        return PatchModel.load(folder)
     if kind in BASELINES:
         return SklearnModel.load(folder)
     raise ModelError(
-        f"{folder} holds a {kind} model; xgb, unet, {', '.join(BASELINES)} can be loaded. Train "
-        "again."
+        f"{folder} holds a {kind} model; xgb, unet, patch, {', '.join(BASELINES)} can be loaded. "
+        "Train again."
     )
 
 
-def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
+def predict(model: TabularModel | UnetModel | PatchModel, data: xr.Dataset) -> xr.Dataset:
     """Map of zones, confidence and probabilities by a model of any kind; lazy.
 
     Parameters
     ----------
-    model : TabularModel or UnetModel
+    model : TabularModel, UnetModel or PatchModel
         Fitted, or from :func:`load_model`.
     data : xarray.Dataset
         What the model learned from: features of :func:`lczcube.aggregate`, or for a model of pixels
         the cube of :func:`lczcube.open_cube`; for a U-Net with ``halo_px=model.context_px`` or
-        more.
+        more, for a patch network with the halo of its grid, which is the default, or more.
 
     Returns
     -------
     xarray.Dataset
         ``lcz``, ``confidence`` and ``probability``, see :func:`predict_features`,
-        :func:`predict_pixels` and :func:`predict_unet`; :func:`lczcube.write_product` takes it as
-        it is.
+        :func:`predict_pixels`, :func:`predict_unet` and :func:`predict_patch`;
+        :func:`lczcube.write_product` takes it as it is.
 
     Raises
     ------
@@ -103,15 +119,24 @@ def predict(model: TabularModel | UnetModel, data: xr.Dataset) -> xr.Dataset:
     GridMismatchError
         If the halo of the cube is too small.
     """
-    is_unet = isinstance(model, UnetModel)
-    if not isinstance(model, UnetModel) and model.meta.features == tuple(feature_names(data)):
+    if isinstance(model, UnetModel | PatchModel):
+        if "features" in data:
+            raise _other_data(model, "pixels: give it the cube", data)
+        grid, halo_px = grid_of(data), halo_of(data)
+        if isinstance(model, UnetModel):
+            return predict_unet(model, image(data), grid=grid, halo_px=halo_px)
+        return predict_patch(model, image(data), grid=grid, halo_px=halo_px)
+    if model.meta.features == tuple(feature_names(data)):
         return predict_pixels(model, image(data), grid=grid_of(data), halo_px=halo_of(data))
-    if is_unet == ("features" in data):
-        wanted = "pixels: give it the cube" if is_unet else "features: give it aggregate(cube)"
-        raise ModelError(f"a {model.meta.kind} model maps {wanted}, not {_listed(data)}.")
-    if isinstance(model, UnetModel):
-        return predict_unet(model, image(data), grid=grid_of(data), halo_px=halo_of(data))
+    if "features" not in data:
+        raise _other_data(model, "features: give it aggregate(cube)", data)
     return predict_features(model, data)
+
+
+def _other_data(
+    model: TabularModel | UnetModel | PatchModel, wanted: str, data: xr.Dataset
+) -> ModelError:
+    return ModelError(f"a {model.meta.kind} model maps {wanted}, not {_listed(data)}.")
 
 
 def _listed(data: xr.Dataset) -> str:
