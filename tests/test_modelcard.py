@@ -109,6 +109,9 @@ def test_links_and_assets_lead_to_labels_weights_and_card(run: Path, model: Path
         "model": ["mlm:model", "mlm:weights", "data"],
         "meta": ["metadata"],
         "card": ["metadata"],
+        "confidence": ["metadata"],
+        "confidence_arrays": ["data"],
+        "held_out": ["data"],
     }
     for asset in item.assets.values():
         assert Path(str(asset.get_absolute_href())).is_file()

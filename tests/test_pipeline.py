@@ -358,7 +358,7 @@ def test_a_comparison_without_predictions_is_refused_with_the_command_that_makes
     assert (status, f"'evaluate', which is missing in {other}" in error) == (1, True)
     set_other_rounds(other, world)
     status, error = refused(capsys, "compare", done, other)
-    assert (status, f"'train', which is out of date in {other}" in error) == (1, True)
+    assert (status, f"'train xgb', which is out of date in {other}" in error) == (1, True)
 
 
 def test_a_template_lies_on_the_grid_of_its_run(

@@ -228,7 +228,8 @@ def _placed(dataset: xr.Dataset, geobox: GeoBox, side_px: int) -> _Prepared:
     """With the coordinates and the georeference of its pixels, a shard a chunk."""
     placed = dataset.assign_coords(_coordinates(geobox)).assign_attrs(_georeference(geobox))
     sides = {str(dim): side_px if dim in ("y", "x") else -1 for dim in placed.dims}
-    return _Prepared(placed.chunk(sides), geobox, side_px)
+    # Coordinates are written when the store is laid out; ``chunk`` would make some of them lazy.
+    return _Prepared(placed.chunk(sides).assign_coords(placed.coords), geobox, side_px)
 
 
 def _described(variable: xr.DataArray) -> xr.DataArray:

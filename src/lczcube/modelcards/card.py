@@ -40,6 +40,7 @@ def model_card(facts: ModelFacts) -> str:
         ["## Data", _data(facts), *_asked(facts), _ai_derived(facts)],
         ["## Training", _training(facts)],
         ["## Scores", *_scores(facts)],
+        *([["## Confidence", facts.confidence]] if facts.confidence else []),
         ["## Limits", _bullets(_limits(facts))],
     ]
     return "\n\n".join(paragraph for part in parts for paragraph in part) + "\n"
@@ -143,7 +144,8 @@ def _limits(facts: ModelFacts) -> list[str]:
     if len(facts.cities) == 1:
         limits.append(f"It knows one city, {facts.cities[0]}; nothing says how it does elsewhere.")
     limits.append("Its labels were drawn by people, who agree with each other only in part.")
-    limits.append("A confidence is the model's own word; see the calibration error.")
+    if not facts.confidence:
+        limits.append("A confidence is the model's own word; see the calibration error.")
     return limits
 
 

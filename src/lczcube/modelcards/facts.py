@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lczcube.catalog import open_catalog
+from lczcube.confidence import Confidence
 from lczcube.errors import MissingInputError
 from lczcube.grid import Grid
 from lczcube.models.meta import ModelMeta, read_meta
@@ -44,6 +45,8 @@ class ModelFacts:
         The same by city.
     warnings : tuple of str
         Of the evaluation.
+    confidence : str
+        What its probabilities are worth, as Markdown; empty where nothing was held out.
     """
 
     run: str
@@ -55,6 +58,7 @@ class ModelFacts:
     scores: Mapping[str, Any] = field(default_factory=dict)
     per_city: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    confidence: str = ""
 
     @property
     def is_synthetic(self) -> bool:
@@ -117,6 +121,7 @@ def facts_of_run(
         scores=scores.get("scores", {}).get(name, NO_SCORES),
         per_city={city: of[name] for city, of in scores.get("per_city", {}).items() if name in of},
         warnings=tuple(scores.get("warnings", ())),
+        confidence=_confidence(run / "models" / name),
     )
 
 
@@ -130,6 +135,10 @@ def _manifest(run: Path) -> dict[str, Any]:
             "first, or give the manifest."
         )
     return dict(zarr.open_group(stores[0], mode="r").attrs)
+
+
+def _confidence(model: Path) -> str:
+    return Confidence.load(model).summary() if Confidence.is_in(model) else ""
 
 
 def _read_scores(run: Path) -> dict[str, Any]:

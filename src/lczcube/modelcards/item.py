@@ -23,6 +23,38 @@ from lczcube.sources.items import (
 
 ITEM_NAME, CARD_NAME = "item.json", "card.md"
 
+WEIGHTS = ("model.ubj", "weights.safetensors")
+"""Files of weights that models are saved as."""
+
+OTHER_FILES: Mapping[str, tuple[str, str, str, str]] = {
+    "meta": (
+        META_NAME,
+        "application/json",
+        "What the model was trained on; it may be used on nothing else",
+        "metadata",
+    ),
+    "card": (CARD_NAME, "text/markdown", "Model card", "metadata"),
+    "confidence": (
+        "confidence.json",
+        "application/json",
+        "What its probabilities are worth: calibration, label sets, area of applicability",
+        "metadata",
+    ),
+    "confidence_arrays": (
+        "confidence.safetensors",
+        "application/octet-stream",
+        "Arrays of the confidence",
+        "data",
+    ),
+    "held_out": (
+        "held_out.parquet",
+        "application/vnd.apache.parquet",
+        "What models like it said of labels that they had not seen",
+        "data",
+    ),
+}
+"""Other files of a model's folder: name, media type, title, role."""
+
 METRICS = ("oa", "oa_u", "oa_bu", "oa_w", "macro_f1", "kappa", "calibration_error")
 """Scores that documents tell, in this order."""
 
@@ -47,6 +79,10 @@ class Kind:
 
 KINDS: Mapping[str, Kind] = {
     "xgb": Kind("Gradient-boosted trees", "XGBoost", "xgboost.Booster.save_raw"),
+    "linear": Kind("Linear probe", "scikit-learn", "safetensors"),
+    "forest": Kind("Random forest", "scikit-learn", "safetensors"),
+    "knn": Kind("Nearest neighbours", "scikit-learn", "safetensors"),
+    "patch": Kind("Patch network", "PyTorch", "safetensors.torch.save_file"),
     "unet": Kind("U-Net", "PyTorch", "safetensors.torch.save_file", task="semantic-segmentation"),
 }
 
@@ -177,11 +213,8 @@ def _output(kind: Kind) -> dict[str, Any]:
 
 
 def _assets(folder: Path, meta: ModelMeta, kind: Kind) -> dict[str, Document]:
-    own = {META_NAME, ITEM_NAME, CARD_NAME}
-    files = (path for path in folder.iterdir() if path.is_file() and path.name not in own)
-    weights = sorted(path for path in files if not path.name.startswith("."))
-    assets: dict[str, Document] = {
-        safe_id(path.stem): {
+    weights = {
+        path.stem: {
             "href": f"./{path.name}",
             "type": f"application/octet-stream; framework={kind.framework.lower()}",
             "title": f"Weights of the {kind.architecture}",
@@ -190,22 +223,22 @@ def _assets(folder: Path, meta: ModelMeta, kind: Kind) -> dict[str, Document]:
             "bands": _bands(meta),
             **file_facts(str(path)),
         }
-        for path in weights
+        for path in (folder / name for name in WEIGHTS)
+        if path.is_file()
     }
-    assets["meta"] = {
-        "href": f"./{META_NAME}",
-        "type": "application/json",
-        "title": "What the model was trained on; it may be used on nothing else",
-        "roles": ["metadata"],
-        **file_facts(str(folder / META_NAME)),
+    others = {
+        key: {
+            "href": f"./{name}",
+            "type": media_type,
+            "title": title,
+            "roles": [role],
+            # The card tells of the item's own scores: its bytes are not known yet.
+            **({} if name == CARD_NAME else file_facts(str(folder / name))),
+        }
+        for key, (name, media_type, title, role) in OTHER_FILES.items()
+        if name == CARD_NAME or (folder / name).is_file()
     }
-    assets["card"] = {
-        "href": f"./{CARD_NAME}",
-        "type": "text/markdown",
-        "title": "Model card",
-        "roles": ["metadata"],
-    }
-    return assets
+    return weights | others
 
 
 def _bands(meta: ModelMeta) -> list[dict[str, str]]:
