@@ -39,7 +39,8 @@ DEVICES = ("cpu", "cuda")
 CUT_ROWS = 32768
 """Rows, drawn by the seed, that the 256 bins of each feature are made from. From all rows XGBoost's
 sketches grow with the table (peak of 400,000 x 384 from batches: 1.1 GB, from these rows 0.55 GB);
-LightGBM draws too (``bin_construct_sample_cnt``)."""
+LightGBM draws too (``bin_construct_sample_cnt``). The loss stays: 1.9904 on 98,304 x 24 made rows
+of 17 classes, 1.9898 with bins of all rows, 1.9899 with those and another seed."""
 
 _WEIGHTS_NAME = "model.ubj"
 _CHECKSUM_NAME = "model.ubj.sha256"
