@@ -143,32 +143,30 @@ def test_bins_from_some_rows_cost_no_accuracy(monkeypatch: pytest.MonkeyPatch) -
 FIT = """
 import sys
 from pathlib import Path
-import numpy as np
-from lczcube.models import Batch, XgbParameters, fit_xgb, spool, xgb
-from lczcube.models.batches import SourceBatches, read_batches
+from lczcube.labels.samples import read_samples
+from lczcube.models import XgbParameters, fit_xgb, spool, xgb
+from lczcube.models.batches import parquet_batches
 
 spool._BLOCK_BYTES, xgb.CUT_ROWS = 2 << 20, 4096
-n_rows, how = int(sys.argv[1]), sys.argv[2]
-
-def read():
-    for number in range(n_rows // 5000):
-        random = np.random.default_rng(number)
-        features = random.random((5000, 96), np.float32)
-        lcz = (features[:, 0] * 3).astype(np.uint8) + 1
-        yield Batch(features, lcz, np.ones(5000, np.float32))
-
-batches = SourceBatches(tuple(f"f{i}" for i in range(96)), (), True, read)
-samples = batches if how == "batches" else read_batches(batches)
-fit_xgb(samples, seed=0, parameters=XgbParameters(rounds=2, max_depth=3), scratch=sys.argv[3])
+table, how, scratch = sys.argv[1:]
+samples = parquet_batches(table) if how == "batches" else read_samples(table)
+fit_xgb(samples, seed=0, parameters=XgbParameters(rounds=2, max_depth=3), scratch=scratch)
 # VmHWM and not ru_maxrss, which starts at the peak of the process that started this one.
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(int(status["VmHWM"].split()[0]) * 1024)
 """
 
 
-def peak_bytes(n_rows: int, how: str, scratch: Path) -> int:
-    """Peak resident memory of a process that fits trees to so many rows."""
-    command = [sys.executable, "-W", "error", "-c", FIT, str(n_rows), how, str(scratch)]
+def peak_bytes(n_rows: int, how: str, folder: Path) -> int:
+    """Peak resident memory of a process that fits trees to a table of so many rows."""
+    samples = full_samples(n_rows)
+    features = np.random.default_rng(0).random((n_rows, 96), np.float32)
+    features[:, 0] += samples["lcz"].values
+    wide = samples.drop_vars(["features", "feature"])
+    wide = wide.assign(features=(("sample", "feature"), features))
+    table = folder / f"{n_rows}.parquet"
+    write_samples(wide.assign_coords(feature=[f"f{i:02d}" for i in range(96)]), table)
+    command = [sys.executable, "-W", "error", "-c", FIT, str(table), how, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)

@@ -207,8 +207,10 @@ def iter_samples(path: str | Path, *, n_rows: int) -> Iterator[xr.Dataset]:
         If it is no table of samples.
     """
     with _open_samples(path) as (file, attrs):
-        for batch in file.iter_batches(batch_size=n_rows):
-            yield _samples_of_arrow(batch, attrs)
+        # One reader a row group: one of all keeps the bytes of each until the last (pyarrow 26).
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(batch_size=n_rows, row_groups=[group]):
+                yield _samples_of_arrow(batch, attrs)
 
 
 @contextmanager
