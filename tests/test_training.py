@@ -2,21 +2,42 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
+import xarray as xr
 
 from lczcube.cli import main
+from lczcube.confidence import Confidence
 from lczcube.labels.splits import split_labels
+from lczcube.learners import LEARNERS
+from lczcube.models import load_model, predict_features
 from lczcube.pipeline import run_stages
 from lczcube.probability import winners
 from lczcube.runfolder import open_run
 from lczcube.synth import write_world
 from lczcube.training import HELD_OUT
+from lczcube.windows import aggregate
 
 KINDS = ("forest", "knn")
+EVERY_KIND = ("xgb", "xgb_pixels", "linear", "knn", "patch", "unet")
+QUICK = """
+[xgb]
+rounds = 5
+max_depth = 2
+
+[unet]
+epochs = 1
+width = 4
+
+[patch]
+epochs = 1
+width = 4
+"""
 PROBABILITIES = [f"p{code}" for code in range(1, 18)]
 
 
@@ -67,7 +88,7 @@ def test_scores_take_what_training_predicted_and_are_the_same_without_it(
     again = open_run(copy, progress=told.append)
     run_stages(again, ["evaluate"], overwrite=True)
     assert "evaluate: xgb, seed 7" in told
-    assert (copy / "scores.json").read_bytes() == (trained / "scores.json").read_bytes()
+    assert (run / "scores.json").read_bytes() == (trained / "scores.json").read_bytes()
     assert (copy / "predictions.parquet").read_bytes() == (
         trained / "predictions.parquet"
     ).read_bytes()
@@ -113,3 +134,100 @@ def test_an_ablation_without_heights_is_refused(
 ) -> None:
     assert lczcube("ablate", trained) == 2
     assert "an ablation wants an embedding, and canopy" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def two_years(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the same world that maps 2022 too: half of the year's tiles are of elsewhere."""
+    folder = tmp_path_factory.mktemp("years")
+    world = folder / "world"
+    shutil.copytree(trained.parent / "world", world)
+    for annual in world.glob("alphaearth/*/annual"):
+        shutil.copytree(annual / "2021", annual / "2022")
+        for path in sorted((annual / "2022").rglob("*.tiff"))[::2]:
+            with rasterio.open(path, "r+") as file:
+                file.write(np.roll(file.read(), 64, axis=2))
+    text = (world / "small.toml").read_text().replace("years = [2021]", "years = [2021, 2022]")
+    text = text.replace("[run]\n", "[run]\nmap_years = [2022, 2021]\n")
+    (world / "years.toml").write_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # rio-cogeo's layout is broken by the update
+        assert lczcube("run", world / "years.toml", folder / "run") == 0
+    return folder / "run"
+
+
+def test_one_model_maps_several_years_into_one_store(trained: Path, two_years: Path) -> None:
+    for city in open_run(trained).cities:
+        maps = xr.open_zarr(two_years / city / "lcz.zarr", group="cells", mask_and_scale=False)
+        assert maps["time"].dt.year.values.tolist() == [2021, 2022]
+        alone = xr.open_zarr(trained / city / "lcz.zarr", group="cells", mask_and_scale=False)
+        for name in ("lcz", "confidence", "probability", "label_set", "applicable"):
+            np.testing.assert_array_equal(maps[name].isel(time=0), alone[name], err_msg=name)
+        run = open_run(two_years)
+        model, folder = load_model(two_years / "models" / "xgb"), two_years / "models" / "xgb"
+        cells = aggregate(run.cube(city, year=2022), stats=run.table.stats)
+        later = predict_features(model, cells, confidence=Confidence.load(folder))
+        np.testing.assert_array_equal(maps["lcz"].isel(time=1), later["lcz"])
+    assert (maps["lcz"].isel(time=0) != maps["lcz"].isel(time=1)).any()
+    assert (two_years / city / "lcz.png").is_file()
+
+
+def test_change_is_read_from_the_one_store(
+    two_years: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    city = open_run(two_years).cities[0]
+    out = tmp_path / "change.zarr"
+    assert lczcube("change", two_years, "--city", city, "--out", out) == 0
+    assert "2021 to 2022" in capsys.readouterr().out
+    changes = xr.open_zarr(out, group="change")
+    maps = xr.open_zarr(two_years / city / "lcz.zarr", group="cells")["lcz"]
+    differs = (maps.isel(time=0) != maps.isel(time=1)).values
+    assert not (changes["changed"].isel(time=0).values.astype(bool) & ~differs).any()
+
+
+def test_maps_carry_what_held_out_labels_say_of_them(trained: Path) -> None:
+    city = open_run(trained).cities[0]
+    maps = xr.open_zarr(trained / city / "lcz.zarr", group="cells", mask_and_scale=False)
+    known = maps["lcz"].values > 0
+    bit = np.uint32(1) << (maps["lcz"].values[known].astype(np.uint32) - 1)
+    assert (maps["label_set"].values[known] & bit).all()  # the winner is in the set
+    assert (maps["label_set"].values[~known] == 0).all()
+    assert np.isfinite(maps["dissimilarity"].values[known]).all()
+    assert "Confidence" in (trained / "models" / "xgb" / "card.md").read_text()
+
+
+def test_samples_that_are_large_are_read_in_batches_and_give_the_same_model(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    monkeypatch.setattr("lczcube.runfolder.MOST_SAMPLE_BYTES", 0)
+    run = open_run(copy)
+    assert run.training_data().samples["features"].chunks
+    run_stages(run, ["train"], overwrite=True)
+    for name in ("model.ubj", "confidence.json"):
+        of_copy, of_run = ((f / "models" / "xgb" / name).read_bytes() for f in (copy, trained))
+        assert of_copy == of_run, name
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(copy / "models" / "xgb" / HELD_OUT),
+        pd.read_parquet(trained / "models" / "xgb" / HELD_OUT),
+    )
+
+
+def test_every_kind_trains_maps_and_is_scored(trained: Path, tmp_path: Path) -> None:
+    run, config = tmp_path / "run", trained.parent / "world" / "every.toml"
+    text = (trained.parent / "world" / "small.toml").read_text()
+    text = text.replace('["xgb"]', json.dumps(EVERY_KIND)).replace("repeats = 2", "repeats = 1")
+    config.write_text(text[: text.index("[unet]")] + QUICK)
+    assert lczcube("run", config, run) == 0
+    scores = json.loads((run / "scores.json").read_text())["scores"]
+    assert set(scores) == {*EVERY_KIND, "forest"}
+    for kind in EVERY_KIND:
+        assert scores[kind]["coverage"] == 1, kind
+        city = open_run(run).data("synthetic_north")
+        folder = run / "models" / kind
+        maps = LEARNERS[kind].map(load_model(folder), city, Confidence.load(folder))
+        assert "label_set" in maps, kind
+        assert (maps["lcz"].values > 0).any(), kind
+        card = (folder / "card.md").read_text()
+        assert "not evaluated" not in card.lower(), kind
