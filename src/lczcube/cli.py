@@ -385,8 +385,8 @@ def train(
     folder
         Run folder.
     models
-        Kinds of models: xgb, unet, forest, knn; also such as [run] models does not name. Default:
-        those of [run] models.
+        Kinds of models: xgb, xgb_pixels, unet, patch, linear, forest, knn; also such as [run] models
+        does not name. Default: those of [run] models.
     config
         City file; default: the one the folder was made with.
     """
@@ -494,6 +494,10 @@ def export(
         run, formats, out=out, cities=city, options=options, overwrite=overwrite
     ):
         print(path)
+    if out is None:
+        from lczcube.outputs import write_outputs
+
+        write_outputs(run.folder)  # items of the maps have the exports as assets
 
 
 @app.command
