@@ -385,8 +385,8 @@ def train(
     folder
         Run folder.
     models
-        Kinds of models: xgb, xgb_pixels, unet, patch, linear, forest, knn; also such as [run] models
-        does not name. Default: those of [run] models.
+        Kinds of models: xgb, xgb_pixels, unet, patch, linear, forest, knn; also such as [run]
+        models does not name. Default: those of [run] models.
     config
         City file; default: the one the folder was made with.
     """
