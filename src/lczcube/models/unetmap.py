@@ -25,17 +25,12 @@ from lczcube.models.meta import require_features
 from lczcube.models.tabular import products_of
 from lczcube.models.unet import UnetModel
 
-WINDOW_PX = 1280
-"""Pixels along what one task maps: the context is then under a tenth of the work."""
+WINDOW_PX = 640
+"""Pixels along what one task maps. Of the default width, 1,280 take a fifth more a pixel, as they
+leave the cache, and 320 as much, as the context counts more."""
 
-TASK_BYTES = 3 << 29
-"""Bytes that a task may hold; windows are smaller where the width asks for more."""
-
-_FEATURES = 10
-"""Arrays of ``width`` channels at full resolution that a task holds at its peak, measured."""
-
-_STRIP_PX = 16
-"""Rows that are normalised at a time: they stay in the cache."""
+_STRIP_PX = 8192
+"""Pixels that the stem takes at a time: their bands stay in the cache."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -66,8 +61,8 @@ def predict_unet(
     products : tuple of str, optional
         Embedding products of the image. Default: its attribute ``products``.
     window_px : int, optional
-        Pixels along what a task maps, rounded down to whole chunks, one at least. Default: 1,280,
-        or what fits into 1.5 GiB. The map is the same.
+        Pixels along what a task maps, rounded down to whole chunks, one at least. Default: 640,
+        the fastest of the default network. The map is the same.
 
     Returns
     -------
@@ -96,17 +91,10 @@ def predict_unet(
     named = products if products is not None else products_of(image.attrs)
     require_features(model.meta, [str(band) for band in image["band"].to_numpy()], named)
     require_image(image, grid, halo_px=halo_px, least_px=model.context_px)
-    probability = _predicted(model, image, grid, halo_px, window_px or _window_px(model))
+    probability = _predicted(model, image, grid, halo_px, window_px or WINDOW_PX)
     inner = slice(halo_px, halo_px + grid.shape[0]), slice(halo_px, halo_px + grid.shape[1])
     like = image.isel(band=0, drop=True)[inner]
     return map_dataset(probability, like, model.meta, grid_json=grid.to_json())
-
-
-def _window_px(model: UnetModel) -> int:
-    """Pixels along a window that a task can hold."""
-    pixel_bytes = 4 * _FEATURES * model.parameters.width
-    held = int((TASK_BYTES / pixel_bytes) ** 0.5) - 2 * model.context_px
-    return max(min(WINDOW_PX, held), 1)
 
 
 def _predicted(
@@ -114,12 +102,14 @@ def _predicted(
 ) -> Any:
     """Probabilities, float32 (17, y, x), NaN where there is no data.
 
-    One task a window, which sees its surroundings: the context and up to ``2**depth - 1`` pixels
-    more, from which the task starts at a whole pooling block.
+    One task a window, which sees its surroundings: the context and, where windows do not begin at
+    whole pooling blocks, the ``2**depth - 1`` pixels more that hold the beginning of one.
     """
     import dask.array as da
 
-    margin = model.context_px + 2**model.parameters.depth - 1
+    step = 2**model.parameters.depth
+    is_aligned = grid.cell_px % step == 0
+    margin = model.context_px + (0 if is_aligned else step - 1)
     cut = partial(block_sizes, chunk_px=grid.chunk_px, margin_px=margin)
     sizes = cut(grid.shape[0], block_px=window_px), cut(grid.shape[1], block_px=window_px)
     of_model = shared(model, model.fingerprint)
@@ -148,9 +138,9 @@ def _predicted(
 def _pixel_block(image: Float32, model: UnetModel) -> Float32:
     """What the network's stem says of each pixel, and a last channel: 1 where it is valid.
 
-    The stem is a product of matrices. It is taken layer by layer on bands less their means, without
-    the channels of :meth:`Inputs.channels`: that, and laying them out, costs as much as the network.
-    A value that is not finite makes the product so, which tells where the layer is invalid.
+    The stem is a product of matrices. It is taken layer by layer on bands less their means, as to
+    make and to lay out the channels of :meth:`Inputs.channels` costs as much as the network. A
+    value that is not finite makes the product so, which tells where the layer is invalid.
     """
     import torch
 
@@ -162,8 +152,9 @@ def _pixel_block(image: Float32, model: UnetModel) -> Float32:
     )
     of_bands = of_bands / torch.from_numpy(inputs.std).to(model.device)
     said = np.empty((model.parameters.width + 1, *image.shape[1:]), np.float32)
-    for top in range(0, image.shape[1], _STRIP_PX):
-        strip = image[:, top : top + _STRIP_PX]
+    n_rows = max(_STRIP_PX // image.shape[2], 1)
+    for top in range(0, image.shape[1], n_rows):
+        strip = image[:, top : top + n_rows]
         summed = convolution.bias.detach()[:, None]
         for number in reversed(range(inputs.n_layers)):
             bands = np.flatnonzero(inputs.layer == number)
@@ -172,7 +163,7 @@ def _pixel_block(image: Float32, model: UnetModel) -> Float32:
             product = of_bands[:, bands] @ flat
             valid = torch.isfinite(product[0])
             summed = summed + torch.where(valid, product + of_masks[:, number, None], 0)
-        rows = said[:, top : top + _STRIP_PX]
+        rows = said[:, top : top + n_rows]
         rows[:-1] = torch.relu(summed).cpu().numpy().reshape(-1, *strip.shape[1:])
         rows[-1] = valid.cpu().numpy().reshape(strip.shape[1:])
     return said
@@ -194,7 +185,7 @@ def _predict_block(
         for drop, n in zip(dropped, shape, strict=True)
     )
     aligned = pixels[:, dropped[0] : ends[0], dropped[1] : ends[1]]
-    known = aligned[-1, *inner] > 0
+    known = np.asarray(aligned[-1][inner] > 0)
     if not known.any():
         return np.full((N_CLASSES, *known.shape), np.nan, np.float32)
     probability = _probability(model, aligned[:-1], inner)
