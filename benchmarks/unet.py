@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 
 from lczcube.grid import Grid
+from lczcube.layers import chunks_of
 from lczcube.models import Area, UnetModel, UnetParameters, fit_unet, predict_unet
 from lczcube.models.inputs import LAYER, MEAN, STD
 from lczcube.models.unetmap import WINDOW_PX, _predicted
@@ -72,7 +73,8 @@ def report(model: UnetModel, image: xr.DataArray, side_px: int, repeats: int) ->
     channels = torch.from_numpy(model.inputs.channels(image.values[None]))
     by_channel = channels.contiguous(memory_format=torch.channels_last)
     stored = as_stored(model)
-    lazy = image.copy(data=da.from_array(image.values, chunks=(-1, CHUNK_PX, CHUNK_PX), name=False))
+    chunks = (-1, *chunks_of(grid, 24))
+    lazy = image.copy(data=da.from_array(image.values, chunks=chunks, name=False))
 
     def forward(network: Any, tensor: Any, memory_format: Any) -> Callable[[], None]:
         def run() -> None:

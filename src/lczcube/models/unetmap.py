@@ -5,7 +5,7 @@ twice; only its few channels are then cut into windows with a margin, for what i
 """
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,9 @@ from lczcube.models.margins import (
 from lczcube.models.meta import require_features
 from lczcube.models.tabular import products_of
 from lczcube.models.unet import UnetModel
+
+if TYPE_CHECKING:
+    import torch
 
 WINDOW_PX = 640
 """Pixels along what one task maps. Of the default width, 1,280 take a fifth more a pixel, as they
@@ -138,35 +141,50 @@ def _predicted(
 def _pixel_block(image: Float32, model: UnetModel) -> Float32:
     """What the network's stem says of each pixel, and a last channel: 1 where it is valid.
 
-    The stem is a product of matrices. It is taken layer by layer on bands less their means, as to
-    make and to lay out the channels of :meth:`Inputs.channels` costs as much as the network. A
-    value that is not finite makes the product so, which tells where the layer is invalid.
+    The stem is a product of matrices, here of weights that hold the normalisation, taken layer by
+    layer: to make and to lay out the channels of :meth:`Inputs.channels` costs half as much as the
+    rest of the network. A value that is not finite makes the product so, which tells where a layer
+    is invalid.
     """
     import torch
 
     torch.set_num_threads(1)
-    inputs, convolution = model.inputs, model.network.stem[1][0]
-    n_bands = len(inputs.layer)
-    of_bands, of_masks = (
-        convolution.weight[:, :, 0, 0].detach().split([n_bands, inputs.n_layers], dim=1)
-    )
-    of_bands = of_bands / torch.from_numpy(inputs.std).to(model.device)
-    said = np.empty((model.parameters.width + 1, *image.shape[1:]), np.float32)
-    n_rows = max(_STRIP_PX // image.shape[2], 1)
-    for top in range(0, image.shape[1], n_rows):
-        strip = image[:, top : top + n_rows]
-        summed = convolution.bias.detach()[:, None]
+    inputs = model.inputs
+    of_bands, of_masks, bias = _stem(model)
+    flat = torch.from_numpy(np.ascontiguousarray(image).reshape(len(image), -1))
+    said = torch.empty((model.parameters.width + 1, flat.shape[1]))
+    for start in range(0, flat.shape[1], _STRIP_PX):
+        pixels = slice(start, start + _STRIP_PX)
+        strip, summed = flat[:, pixels].to(model.device), bias
         for number in reversed(range(inputs.n_layers)):
-            bands = np.flatnonzero(inputs.layer == number)
-            centred = strip[bands] - inputs.mean[bands, None, None]
-            flat = torch.from_numpy(centred.reshape(len(bands), -1)).to(model.device)
-            product = of_bands[:, bands] @ flat
+            bands = inputs.bands_of(number)
+            product = of_bands[:, bands] @ strip[bands]
             valid = torch.isfinite(product[0])
             summed = summed + torch.where(valid, product + of_masks[:, number, None], 0)
-        rows = said[:, top : top + n_rows]
-        rows[:-1] = torch.relu(summed).cpu().numpy().reshape(-1, *strip.shape[1:])
-        rows[-1] = valid.cpu().numpy().reshape(strip.shape[1:])
-    return said
+        said[:-1, pixels] = torch.relu(summed)
+        said[-1, pixels] = valid.float()
+    return said.numpy().reshape(-1, *image.shape[1:])
+
+
+def _stem(model: UnetModel) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+    """Weights of the bands as they are, and of the masks, each (width, n); what is added."""
+    import torch
+
+    inputs, convolution = model.inputs, model.network.stem[1][0]
+    weight, bias = convolution.weight[:, :, 0, 0].detach(), convolution.bias.detach()
+    n_bands = len(inputs.layer)
+    std = torch.from_numpy(inputs.std).to(model.device)
+    mean = torch.from_numpy(inputs.mean).to(model.device)
+    of_bands = weight[:, :n_bands] / std
+    apart = (of_bands.double() * mean).float()
+    of_masks = torch.stack(
+        [
+            weight[:, n_bands + number] - apart[:, inputs.bands_of(number)].sum(dim=1)
+            for number in range(inputs.n_layers)
+        ],
+        dim=1,
+    )
+    return of_bands, of_masks, bias[:, None]
 
 
 def _predict_block(
