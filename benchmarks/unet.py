@@ -20,9 +20,10 @@ import numpy as np
 import xarray as xr
 
 from lczcube.grid import Grid
+from lczcube.layers import chunks_of
 from lczcube.models import Area, UnetModel, UnetParameters, fit_unet, predict_unet
 from lczcube.models.inputs import LAYER, MEAN, STD
-from lczcube.models.unetmap import _predicted, _window_px
+from lczcube.models.unetmap import WINDOW_PX, _predicted
 
 CHUNK_PX = 640
 
@@ -68,11 +69,12 @@ def report(model: UnetModel, image: xr.DataArray, side_px: int, repeats: int) ->
     torch.set_num_threads(1)
     n_cells = side_px // 32
     grid = Grid("EPSG:32649", (0, 0, n_cells, n_cells), chunk_cells=CHUNK_PX // 32)
-    side = side_px // 2 + 48
-    channels = torch.from_numpy(model.inputs.channels(image.values[None, :, :side, :side]))
+    side = side_px + 48
+    channels = torch.from_numpy(model.inputs.channels(image.values[None]))
     by_channel = channels.contiguous(memory_format=torch.channels_last)
     stored = as_stored(model)
-    lazy = image.copy(data=da.from_array(image.values, chunks=(-1, CHUNK_PX, CHUNK_PX), name=False))
+    chunks = (-1, *chunks_of(grid, 24))
+    lazy = image.copy(data=da.from_array(image.values, chunks=chunks, name=False))
 
     def forward(network: Any, tensor: Any, memory_format: Any) -> Callable[[], None]:
         def run() -> None:
@@ -83,7 +85,7 @@ def report(model: UnetModel, image: xr.DataArray, side_px: int, repeats: int) ->
         return run
 
     def predict() -> None:
-        _predicted(model, lazy, grid, 24, _window_px(model)).compute()
+        _predicted(model, lazy, grid, 24, WINDOW_PX).compute()
 
     def whole_map() -> None:
         predict_unet(model, lazy, grid=grid, halo_px=24, products=()).compute()
@@ -102,7 +104,7 @@ def report(model: UnetModel, image: xr.DataArray, side_px: int, repeats: int) ->
             repeats,
         )
     n_weights = sum(weight.numel() for weight in stored.parameters())
-    print(f"width {model.parameters.width}: {n_weights:,} weights, window {_window_px(model)} px")
+    print(f"width {model.parameters.width}: {n_weights:,} weights")
     for name, value in seconds.items():
         n_pixels = side**2 if name.startswith("bare") else side_px**2
         print(f"  {name:22s} {n_pixels / value:12,.0f} pixels/s", flush=True)

@@ -139,6 +139,13 @@ def test_cities_with_other_bands_or_layers_are_refused() -> None:
         fit_layered([one, replace(one, image=renamed)])
 
 
+def test_bands_of_a_layer_that_do_not_lie_together_are_refused() -> None:
+    area = made_area(made_grid())
+    mixed = layered(area.image).assign_coords(layer=("band", ["a", "canopy", "a"]))
+    with pytest.raises(ModelError, match="bands of layer a lie on both sides of another layer's"):
+        fit_layered([replace(area, image=mixed)])
+
+
 def test_layer_dropout_hides_whole_layers_but_never_the_first() -> None:
     n, side = 400, 2
     image = xr.DataArray(np.full((3, side, n * side), 5, np.float32), dims=("band", "y", "x"))

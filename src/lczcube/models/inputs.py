@@ -44,6 +44,11 @@ class Inputs:
         """Number of layers."""
         return int(self.layer.max()) + 1
 
+    def bands_of(self, number: int) -> slice:
+        """The bands of a layer; they lie together."""
+        first = int(np.argmax(self.layer == number))
+        return slice(first, first + int((self.layer == number).sum()))
+
     def to_state(self) -> dict[str, npt.NDArray[Any]]:
         """As arrays to store with the weights."""
         return {MEAN: self.mean, STD: self.std, LAYER: self.layer}
@@ -98,12 +103,25 @@ def layers_valid(image: Float32, layer: npt.NDArray[np.int64]) -> Bool:
 
 
 def layer_numbers(image: xr.DataArray) -> npt.NDArray[np.int64]:
-    """Number of the layer of each band, by the coordinate ``layer``; without one all are of one."""
+    """Number of the layer of each band, by the coordinate ``layer``; without one all are of one.
+
+    Raises
+    ------
+    ModelError
+        If the bands of a layer do not lie together.
+    """
     if "layer" not in image.coords:
         return np.zeros(image.sizes["band"], np.int64)
     names = image["layer"].to_numpy().tolist()
     order = list(dict.fromkeys(names))
-    return np.array([order.index(name) for name in names], np.int64)
+    numbers = np.array([order.index(name) for name in names], np.int64)
+    if (np.diff(numbers) < 0).any():
+        after = names[int(np.argmax(np.diff(numbers) < 0)) + 1]
+        raise ModelError(
+            f"bands of layer {after} lie on both sides of another layer's; order the bands of the "
+            "image by layer, as lczcube.cube.image does."
+        )
+    return numbers
 
 
 def layer_names(image: xr.DataArray) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ twice; only its few channels are then cut into windows with a margin, for what i
 """
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,17 +26,15 @@ from lczcube.models.meta import require_features
 from lczcube.models.tabular import products_of
 from lczcube.models.unet import UnetModel
 
-WINDOW_PX = 1280
-"""Pixels along what one task maps: the context is then under a tenth of the work."""
+if TYPE_CHECKING:
+    import torch
 
-TASK_BYTES = 3 << 29
-"""Bytes that a task may hold; windows are smaller where the width asks for more."""
+WINDOW_PX = 640
+"""Pixels along what one task maps. Of the default width, 1,280 take a fifth more a pixel, as they
+leave the cache, and 320 as much, as the context counts more."""
 
-_FEATURES = 10
-"""Arrays of ``width`` channels at full resolution that a task holds at its peak, measured."""
-
-_STRIP_PX = 16
-"""Rows that are normalised at a time: they stay in the cache."""
+_STRIP_PX = 8192
+"""Pixels that the stem takes at a time: their bands stay in the cache."""
 
 Float32 = npt.NDArray[np.float32]
 
@@ -70,8 +68,8 @@ def predict_unet(
     confidence : Confidence, optional
         Of the model, without an area of applicability. Default: probabilities as they are.
     window_px : int, optional
-        Pixels along what a task maps, rounded down to whole chunks, one at least. Default: 1,280,
-        or what fits into 1.5 GiB. The map is the same.
+        Pixels along what a task maps, rounded down to whole chunks, one at least. Default: 640,
+        the fastest of the default network. The map is the same.
 
     Returns
     -------
@@ -100,18 +98,11 @@ def predict_unet(
     named = products if products is not None else products_of(image.attrs)
     require_features(model.meta, [str(band) for band in image["band"].to_numpy()], named)
     require_image(image, grid, halo_px=halo_px, least_px=model.context_px)
-    probability = _predicted(model, image, grid, halo_px, window_px or _window_px(model))
+    probability = _predicted(model, image, grid, halo_px, window_px or WINDOW_PX)
     inner = slice(halo_px, halo_px + grid.shape[0]), slice(halo_px, halo_px + grid.shape[1])
     like = image.isel(band=0, drop=True)[inner]
     grid_json = grid.to_json()
     return map_dataset(probability, like, model.meta, grid_json=grid_json, confidence=confidence)
-
-
-def _window_px(model: UnetModel) -> int:
-    """Pixels along a window that a task can hold."""
-    pixel_bytes = 4 * _FEATURES * model.parameters.width
-    held = int((TASK_BYTES / pixel_bytes) ** 0.5) - 2 * model.context_px
-    return max(min(WINDOW_PX, held), 1)
 
 
 def _predicted(
@@ -119,12 +110,14 @@ def _predicted(
 ) -> Any:
     """Probabilities, float32 (17, y, x), NaN where there is no data.
 
-    One task a window, which sees its surroundings: the context and up to ``2**depth - 1`` pixels
-    more, from which the task starts at a whole pooling block.
+    One task a window, which sees its surroundings: the context and, where windows do not begin at
+    whole pooling blocks, the ``2**depth - 1`` pixels more that hold the beginning of one.
     """
     import dask.array as da
 
-    margin = model.context_px + 2**model.parameters.depth - 1
+    step = 2**model.parameters.depth
+    is_aligned = grid.cell_px % step == 0
+    margin = model.context_px + (0 if is_aligned else step - 1)
     cut = partial(block_sizes, chunk_px=grid.chunk_px, margin_px=margin)
     sizes = cut(grid.shape[0], block_px=window_px), cut(grid.shape[1], block_px=window_px)
     of_model = shared(model, model.fingerprint)
@@ -153,35 +146,50 @@ def _predicted(
 def _pixel_block(image: Float32, model: UnetModel) -> Float32:
     """What the network's stem says of each pixel, and a last channel: 1 where it is valid.
 
-    The stem is a product of matrices. It is taken layer by layer on bands less their means, without
-    the channels of :meth:`Inputs.channels`: that, and laying them out, costs as much as the
-    network.
-    A value that is not finite makes the product so, which tells where the layer is invalid.
+    The stem is a product of matrices, here of weights that hold the normalisation, taken layer by
+    layer: to make and to lay out the channels of :meth:`Inputs.channels` costs half as much as the
+    rest of the network. A value that is not finite makes the product so, which tells where a layer
+    is invalid.
     """
     import torch
 
     torch.set_num_threads(1)
-    inputs, convolution = model.inputs, model.network.stem[1][0]
-    n_bands = len(inputs.layer)
-    of_bands, of_masks = (
-        convolution.weight[:, :, 0, 0].detach().split([n_bands, inputs.n_layers], dim=1)
-    )
-    of_bands = of_bands / torch.from_numpy(inputs.std).to(model.device)
-    said = np.empty((model.parameters.width + 1, *image.shape[1:]), np.float32)
-    for top in range(0, image.shape[1], _STRIP_PX):
-        strip = image[:, top : top + _STRIP_PX]
-        summed = convolution.bias.detach()[:, None]
+    inputs = model.inputs
+    of_bands, of_masks, bias = _stem(model)
+    flat = torch.from_numpy(np.ascontiguousarray(image).reshape(len(image), -1))
+    said = torch.empty((model.parameters.width + 1, flat.shape[1]))
+    for start in range(0, flat.shape[1], _STRIP_PX):
+        pixels = slice(start, start + _STRIP_PX)
+        strip, summed = flat[:, pixels].to(model.device), bias
         for number in reversed(range(inputs.n_layers)):
-            bands = np.flatnonzero(inputs.layer == number)
-            centred = strip[bands] - inputs.mean[bands, None, None]
-            flat = torch.from_numpy(centred.reshape(len(bands), -1)).to(model.device)
-            product = of_bands[:, bands] @ flat
+            bands = inputs.bands_of(number)
+            product = of_bands[:, bands] @ strip[bands]
             valid = torch.isfinite(product[0])
             summed = summed + torch.where(valid, product + of_masks[:, number, None], 0)
-        rows = said[:, top : top + _STRIP_PX]
-        rows[:-1] = torch.relu(summed).cpu().numpy().reshape(-1, *strip.shape[1:])
-        rows[-1] = valid.cpu().numpy().reshape(strip.shape[1:])
-    return said
+        said[:-1, pixels] = torch.relu(summed)
+        said[-1, pixels] = valid.float()
+    return said.numpy().reshape(-1, *image.shape[1:])
+
+
+def _stem(model: UnetModel) -> tuple["torch.Tensor", "torch.Tensor", "torch.Tensor"]:
+    """Weights of the bands as they are, and of the masks, each (width, n); what is added."""
+    import torch
+
+    inputs, convolution = model.inputs, model.network.stem[1][0]
+    weight, bias = convolution.weight[:, :, 0, 0].detach(), convolution.bias.detach()
+    n_bands = len(inputs.layer)
+    std = torch.from_numpy(inputs.std).to(model.device)
+    mean = torch.from_numpy(inputs.mean).to(model.device)
+    of_bands = weight[:, :n_bands] / std
+    apart = (of_bands.double() * mean).float()
+    of_masks = torch.stack(
+        [
+            weight[:, n_bands + number] - apart[:, inputs.bands_of(number)].sum(dim=1)
+            for number in range(inputs.n_layers)
+        ],
+        dim=1,
+    )
+    return of_bands, of_masks, bias[:, None]
 
 
 def _predict_block(
