@@ -338,8 +338,8 @@ def _target(place: Place, staging: Place, identity: str, *, overwrite: bool) -> 
             return place
         if not overwrite:
             raise StoreError(
-                f"{place.name} exists and was made from other inputs or settings; pass "
-                "overwrite=True (--overwrite) to replace it, or name another store."
+                f"{place.name} exists; pass overwrite=True (--overwrite) to replace it. Another "
+                "call wrote it, from other inputs or settings maybe; or name another store."
             )
     if staging == place or identity_of(staging) != identity:
         _remove(staging)
