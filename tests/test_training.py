@@ -88,7 +88,7 @@ def test_scores_take_what_training_predicted_and_are_the_same_without_it(
     again = open_run(copy, progress=told.append)
     run_stages(again, ["evaluate"], overwrite=True)
     assert "evaluate: xgb, seed 7" in told
-    assert (run / "scores.json").read_bytes() == (trained / "scores.json").read_bytes()
+    assert (copy / "scores.json").read_bytes() == (trained / "scores.json").read_bytes()
     assert (copy / "predictions.parquet").read_bytes() == (
         trained / "predictions.parquet"
     ).read_bytes()
