@@ -3,7 +3,9 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,14 +15,17 @@ import xarray as xr
 
 from lczcube.cli import main
 from lczcube.confidence import Confidence
+from lczcube.grid import Grid
 from lczcube.labels.splits import split_labels
 from lczcube.learners import LEARNERS
-from lczcube.models import load_model, predict_features
-from lczcube.pipeline import run_stages
+from lczcube.models import XgbModel, load_model, predict_features
+from lczcube.pipeline import run_stages, stage_state
 from lczcube.probability import winners
 from lczcube.runfolder import open_run
+from lczcube.stages import stages_of
 from lczcube.synth import write_world
-from lczcube.training import HELD_OUT
+from lczcube.training import HELD_OUT, model_digest
+from lczcube.trainingdata import pseudo_samples, training_area
 from lczcube.windows import aggregate
 
 KINDS = ("forest", "knn")
@@ -231,3 +236,104 @@ def test_every_kind_trains_maps_and_is_scored(trained: Path, tmp_path: Path) -> 
         assert (maps["lcz"].values > 0).any(), kind
         card = (folder / "card.md").read_text()
         assert "not evaluated" not in card.lower(), kind
+
+
+def squares_px(frame: pd.DataFrame, grid: Grid) -> list[tuple[slice, slice]]:
+    """Pixels of the squares of samples, by their corners."""
+    minx, _, _, maxy = grid.bbox
+    found = []
+    for x, y, side in frame[["x", "y", "size_m"]].itertuples(index=False):
+        left, top = round((x - minx - side / 2) / 10), round((maxy - y - side / 2) / 10)
+        n = round(side / 10)
+        found.append((slice(max(top, 0), top + n), slice(max(left, 0), left + n)))
+    return found
+
+
+@pytest.mark.parametrize("method", ["block", "random", "polygon"])
+def test_models_of_pixels_learn_nothing_of_what_a_fold_evaluates_or_keeps_away(
+    trained: Path, method: Any
+) -> None:
+    data = open_run(trained).training_data()
+    split = split_labels(data.frame, method=method, folds=4, seed=1, block_m=640)
+    for fold in range(split.n_folds):
+        train, test = split.train_test(fold)
+        n_trained = 0
+        for city in data.cities.values():
+            area = training_area(city, data, halo_px=0, rows=train)
+            is_other = (data.frame["city"] == city.city).to_numpy(copy=True)
+            is_other[train] = False
+            assert set(test) & set(np.flatnonzero(data.frame["city"] == city.city)) <= set(
+                np.flatnonzero(is_other)
+            )
+            for square in squares_px(data.frame[is_other], city.grid):
+                assert (area.lcz[square] == 0).all()
+                assert (area.weight[square] == 0).all()
+            n_trained += int((area.lcz > 0).sum())
+        assert n_trained or method == "random"
+
+
+def test_pseudo_labels_of_a_city_without_labels_train(trained: Path) -> None:
+    run = open_run(trained)
+    with_labels = run.cities[0]
+    config = run.config.model_copy(
+        update={"run": run.table.model_copy(update={"pseudo_weight": 0.5})}
+    )
+    whole = run.training_data()
+    data = replace(whole, config=config, parts={with_labels: whole.parts[with_labels]})
+    rows = data.rows_that_train()
+    n_pseudo = {city: len(of.open_pseudo_labels()) for city, of in data.every_city.items()}
+    assert n_pseudo[run.cities[1]] > 0
+    plain = LEARNERS["xgb"].fit(data, rows, seed=0, final=False)
+    final = LEARNERS["xgb"].fit(data, rows, seed=0, final=True)
+    only_here = {name: data.every_city[name] for name in [with_labels]}
+    assert final.meta.n_train > plain.meta.n_train
+    here = pseudo_samples(only_here[with_labels], config.run)
+    n_here = 0 if here is None else here.sizes["sample"]
+    assert final.meta.n_train > plain.meta.n_train + n_here
+
+
+def test_a_stage_before_that_is_out_of_date_is_told_even_where_the_last_one_stands(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = trained.parent / "world" / "rounds.toml"
+    text = (trained.parent / "world" / "small.toml").read_text()
+    config.write_text(text.replace("rounds = 8", "rounds = 9"))
+    assert lczcube("predict", trained, "--config", config) == 1
+    assert "needs 'train xgb', which is out of date" in capsys.readouterr().err
+
+
+def test_another_model_of_the_same_settings_makes_another_map(
+    trained: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    run = open_run(copy)
+    stages = {stage.name: stage for stage in stages_of(run)}
+    assert stage_state(run, stages["predict"]) == "up to date"
+    model = XgbModel.load(copy / "models" / "xgb")
+    made = LEARNERS["xgb"].fit(run.training_data(), np.arange(40), seed=3, final=False)
+    made.save(copy / "models" / "xgb")
+    assert made.fingerprint != model.fingerprint
+    records = json.loads((copy / "run.json").read_text())
+    records["stages"]["train xgb"]["result"] = model_digest(copy / "models" / "xgb")
+    (copy / "run.json").write_text(json.dumps(records))
+    assert stage_state(open_run(copy), stages["predict"]) == "out of date"
+
+
+@pytest.mark.parametrize("kind", ["xgb", "unet", "patch"])
+def test_early_stopping_holds_out_whole_groups(trained: Path, kind: str) -> None:
+    run = open_run(trained)
+    small = {"early_stopping": True, "epochs": 2, "width": 4}
+    tables = {
+        "xgb": run.config.xgb.model_copy(update={"early_stopping": 3, "rounds": 20}),
+        "unet": run.config.unet.model_copy(update=small),
+        "patch": run.config.patch.model_copy(update=small),
+    }
+    data = replace(run.training_data(), config=run.config.model_copy(update=tables))
+    rows = data.rows_that_train()
+    train, held = data.held_for_stopping(rows, seed=0, wanted=True)
+    assert held is not None
+    assert not data.groups(train) & data.groups(held)
+    assert sorted([*train, *held]) == rows.tolist()
+    model = LEARNERS[kind].fit(data, rows, seed=0, final=True)
+    assert np.isfinite(LEARNERS[kind].probability(model, data, held)).any()

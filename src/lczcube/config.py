@@ -694,10 +694,22 @@ def _require_run(config: CityFile, run: RunTable) -> None:
     for name in run.labels:
         _require_kind(config, name, "labels", "[run] labels")
     _require_weights(config, run)
+    _require_stopping(config, run)
     if run.split == "city" and len(config.cities) < 2:
         raise ConfigError(
             'split = "city" in [run] leaves one city out and wants two or more; '
             'this file has one. Use "polygon" or "block".'
+        )
+
+
+def _require_stopping(config: CityFile, run: RunTable) -> None:
+    stops = {"xgb": config.xgb.early_stopping > 0, "unet": config.unet.early_stopping}
+    stops["patch"] = config.patch.early_stopping
+    if run.pseudo_weight > 0 and any(stops.values()):
+        name = next(name for name, does in stops.items() if does)
+        raise ConfigError(
+            f"pseudo_weight = {run.pseudo_weight:g} in [run] and early_stopping in [{name}]: "
+            "pseudo-labels are votes of the labels that are held out to stop by. Use one of them."
         )
 
 
@@ -736,14 +748,20 @@ _KIND_WORDS = {"raster": "rasters", "labels": "labels"}
 
 
 def _require_year(entry: Input, run: RunTable) -> None:
-    years, year = entry.all_years, run.year
-    if run.nearest_year or run.missing != "refuse":
-        return
-    if year is not None and years and year not in years and not getattr(entry, "static", False):
+    if len(set(run.map_years)) < len(run.map_years):
         raise ConfigError(
-            f"year = {year} in [run] but input {entry.name!r} is of {_listed(map(str, years))}; "
-            "layers meet on exact years. Set nearest_year = true to take the nearest."
+            f"map_years = {list(run.map_years)} in [run] names a year twice; a map has one of each."
         )
+    if run.nearest_year or run.missing != "refuse" or getattr(entry, "static", False):
+        return
+    wanted = {"year": (run.year,) if run.year is not None else (), "map_years": run.map_years}
+    for key, year in ((key, year) for key, years in wanted.items() for year in years):
+        if entry.all_years and year not in entry.all_years:
+            years = _listed(map(str, entry.all_years))
+            raise ConfigError(
+                f"{key} = {year} in [run] but input {entry.name!r} is of {years}; layers meet on "
+                "exact years. Set nearest_year = true to take the nearest."
+            )
 
 
 def _listed(names: Iterable[str]) -> str:

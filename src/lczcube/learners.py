@@ -1,7 +1,7 @@
 """Learners: each kind of model behind one door: fitted, asked about samples, laid out as a map."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -37,6 +37,8 @@ from lczcube.models import (
     predict_unet,
 )
 from lczcube.models.batches import joined_batches, pixel_batches, sample_batches
+from lczcube.models.pixels import pixel_probability
+from lczcube.models.unetmap import unet_probability
 from lczcube.patchmaps import patch_probabilities
 from lczcube.trainingdata import CityData, Rows, TrainingData, pseudo_samples, training_area
 
@@ -63,8 +65,13 @@ class Learner(Protocol):
     def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
         """What a model says of samples: float32 (n, 17), a row of NaN for nothing."""
 
-    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
-        """What its map says where the centres of samples lie: float32 (n, 17)."""
+    def held_out(
+        self, model: Any, data: TrainingData, rows: Rows
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """What is kept of samples that it has not seen, (n, 17) each.
+
+        ``p`` is :meth:`probability`; of a map of pixels ``c`` is that of the pixel at the centre.
+        """
 
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """Its map of a city; lazy."""
@@ -96,7 +103,7 @@ class OnFeatures:
         train, held = data.held_for_stopping(rows, seed=seed, wanted=wanted)
         chosen = samples.isel(sample=train)
         if final and data.run.pseudo_weight > 0:
-            made = (pseudo_samples(city, data.run) for city in data.cities.values())
+            made = (pseudo_samples(city, data.run) for city in data.every_city.values())
             chosen = join_samples([chosen, *(part for part in made if part is not None)])
         valid = None if held is None else samples.isel(sample=held)
         return self.fit_samples(chosen, valid, seed, data)
@@ -106,9 +113,11 @@ class OnFeatures:
         samples = self._samples(data).isel(sample=rows)
         return np.concatenate([model.probability(b.features) for b in sample_batches(samples)])
 
-    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
-        """The same: a sample has the features of a cell."""
-        return self.probability(model, data, rows)
+    def held_out(
+        self, model: Any, data: TrainingData, rows: Rows
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Probabilities of samples."""
+        return {"p": self.probability(model, data, rows)}
 
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of cells."""
@@ -123,29 +132,36 @@ class _Mapped:
 
     unit: Unit = "pixels"
 
-    def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
-        """A map of pixels."""
+    def lazy_probability(self, model: Any, city: CityData) -> xr.DataArray:
+        """Probabilities of all pixels of a city, float32 ``(lcz_class, y, x)``, before rounding."""
         raise NotImplementedError
 
     def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
         """The mean probability over the square of each sample."""
-        return self._over_squares(model, data, rows, None)
+        found: npt.NDArray[np.float32] = self._over_squares(model, data, rows, (None,))[0]
+        return found
 
-    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
-        """The probability of the pixel in the middle of each sample."""
-        return self._over_squares(model, data, rows, data.config.grid.pixel_m)
+    def held_out(
+        self, model: Any, data: TrainingData, rows: Rows
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Mean probabilities over the squares of samples, and those of their middle pixels."""
+        sides = (None, data.config.grid.pixel_m)
+        return dict(zip("pc", self._over_squares(model, data, rows, sides), strict=True))
 
     def _over_squares(
-        self, model: Any, data: TrainingData, rows: Rows, side_m: float | None
+        self, model: Any, data: TrainingData, rows: Rows, sides_m: Sequence[float | None]
     ) -> npt.NDArray[np.float32]:
-        found = np.full((len(rows), N_CLASSES), np.nan, np.float32)
+        """Means over squares of each side around samples, (side, n, 17), in one pass of a map."""
+        found = np.full((len(sides_m), len(rows), N_CLASSES), np.nan, np.float32)
         owners = data.frame["city"].to_numpy()[rows]
         for city in data.cities.values():
             mine = np.flatnonzero(owners == city.city)
             if len(mine):
                 samples = data.samples.isel(sample=rows[mine])
-                squares = sample_squares(samples, city.grid, side_m=side_m)
-                found[mine] = patch_probabilities(self.map(model, city, None), squares)
+                squares = [sample_squares(samples, city.grid, side_m=side) for side in sides_m]
+                maps = xr.Dataset({"probability": self.lazy_probability(model, city)})
+                said = patch_probabilities(maps, pd.concat(squares, ignore_index=True))
+                found[:, mine] = said.reshape(len(sides_m), len(mine), N_CLASSES)
         return found
 
 
@@ -157,33 +173,38 @@ class OnPixels(_Mapped):
         """A U-Net of the labelled pixels of the groups of some samples."""
         wanted = data.config.unet.early_stopping
         train, held = data.held_for_stopping(rows, seed=seed, wanted=wanted)
-        weight = data.run.pseudo_weight if final else 0.0
-        groups = None if final and held is None else data.groups(train)
-        areas = self._areas(data, groups, weight)
-        image = areas[0].image
+        halo_px = context_px(unet_parameters(data.config))
+        areas = _areas(data, train, halo_px, data.run.pseudo_weight if final else 0.0)
         return fit_unet(
             areas,
             seed=seed,
             parameters=unet_parameters(data.config),
             n_threads=data.n_threads,
-            valid=None if held is None else self._areas(data, data.groups(held), 0.0),
+            valid=None if held is None else _areas(data, held, halo_px),
             checkpoint=data.checkpoint("unet", rows, seed),
-            **_identity(image),
+            **_identity(areas[0].image),
         )
+
+    def lazy_probability(self, model: Any, city: CityData) -> xr.DataArray:
+        """Probabilities of all pixels of a city."""
+        pixels = image(city.open_cube(model.context_px))
+        return unet_probability(model, pixels, grid=city.grid, halo_px=model.context_px)
 
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of pixels."""
-        cube = city.open_cube(model.context_px)
+        pixels = image(city.open_cube(model.context_px))
         return predict_unet(
-            model, image(cube), grid=city.grid, halo_px=model.context_px, confidence=confidence
+            model, pixels, grid=city.grid, halo_px=model.context_px, confidence=confidence
         )
 
-    def _areas(self, data: TrainingData, groups: set[str] | None, weight: float) -> list[Area]:
-        halo_px = context_px(unet_parameters(data.config))
-        return [
-            training_area(city, data.config, halo_px=halo_px, groups=groups, pseudo_weight=weight)
-            for city in data.cities.values()
-        ]
+
+def _areas(data: TrainingData, rows: Rows, halo_px: int, pseudo_weight: float = 0.0) -> list[Area]:
+    """The labelled pixels of samples, city by city; with pseudo-labels of all cities of the run."""
+    cities = data.every_city if pseudo_weight > 0 else data.cities
+    return [
+        training_area(city, data, halo_px=halo_px, rows=rows, pseudo_weight=pseudo_weight)
+        for city in cities.values()
+    ]
 
 
 @dataclass(frozen=True)
@@ -215,9 +236,11 @@ class OnWindows:
             found[owners == area.city] = patch_probability(model, area)
         return found
 
-    def at_centres(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
-        """The same: a sample is a window."""
-        return self.probability(model, data, rows)
+    def held_out(
+        self, model: Any, data: TrainingData, rows: Rows
+    ) -> dict[str, npt.NDArray[np.float32]]:
+        """Probabilities of samples."""
+        return {"p": self.probability(model, data, rows)}
 
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of cells."""
@@ -235,7 +258,7 @@ class OnWindows:
 def _patch_areas(data: TrainingData, rows: Rows, *, with_pseudo: bool = False) -> list[PatchArea]:
     """The squares of samples, one part a city that has some."""
     areas = []
-    for city in data.cities.values():
+    for city in (data.every_city if with_pseudo else data.cities).values():
         mine = data.frame.iloc[rows]
         mine = mine[mine["city"] == city.city][["x", "y", "lcz", "weight"]]
         made = pseudo_samples(city, data.run) if with_pseudo else None
@@ -276,9 +299,13 @@ class OnPixelValues(_Mapped):
         """Trees of the labelled pixels of the groups of some samples."""
         wanted = data.config.xgb.early_stopping > 0
         train, held = data.held_for_stopping(rows, seed=seed, wanted=wanted)
-        groups = None if final and held is None else data.groups(train)
-        valid = None if held is None else _pixel_batches(data, data.groups(held))
-        return _fit_trees(_pixel_batches(data, groups), valid, seed, data)
+        weight = data.run.pseudo_weight if final else 0.0
+        valid = None if held is None else _pixel_batches(_areas(data, held, 0))
+        return _fit_trees(_pixel_batches(_areas(data, train, 0, weight)), valid, seed, data)
+
+    def lazy_probability(self, model: Any, city: CityData) -> xr.DataArray:
+        """Probabilities of all pixels of a city."""
+        return pixel_probability(model, image(city.open_cube(0)), grid=city.grid)
 
     def map(self, model: Any, city: CityData, confidence: Confidence | None) -> xr.Dataset:
         """A map of pixels."""
@@ -287,12 +314,8 @@ class OnPixelValues(_Mapped):
         )
 
 
-def _pixel_batches(data: TrainingData, groups: set[str] | None) -> Batches:
-    parts = [
-        pixel_batches(training_area(city, data.config, halo_px=0, groups=groups))
-        for city in data.cities.values()
-    ]
-    return joined_batches(parts)
+def _pixel_batches(areas: Sequence[Area]) -> Batches:
+    return joined_batches([pixel_batches(area) for area in areas])
 
 
 def _fit_trees(train: Any, valid: Any, seed: int, data: TrainingData) -> XgbModel:

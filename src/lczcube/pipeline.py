@@ -15,7 +15,6 @@ import pandas as pd
 import xarray as xr
 
 from lczcube import __version__
-from lczcube.catalog import catalog_digest
 from lczcube.cube import coded_layers, grid_of
 from lczcube.errors import ConfigError, StageError
 from lczcube.evaluate import PairedComparison, compare_predictions
@@ -67,13 +66,12 @@ def run_stages(
     named = [s for s in stages if names is None or s.name in names or s.command in names]
     reports = []
     for stage in named:
-        state = "missing" if overwrite else stage_state(run, stage)
-        if state == "up to date":
-            reports.append(StepReport(stage.name, state, 0.0))
-            continue
         for before in _stages_before(run, stage):
             _require_state(run, before, f"stage {stage.name!r}")
-        reports.append(_do(run, stage))
+        if not overwrite and stage_state(run, stage) == "up to date":
+            reports.append(StepReport(stage.name, "up to date", 0.0))
+        else:
+            reports.append(_do(run, stage))
     return reports
 
 
@@ -325,6 +323,7 @@ def _layer_plan(cube: xr.Dataset, name: str) -> list[str]:
 def _do(run: Run, stage: Stage) -> StepReport:
     with timed_step(stage.name, run.progress) as timing:
         run.folder.mkdir(parents=True, exist_ok=True)
+        _drop_record(run, stage)  # killed in the middle, it is not done
         summary = stage.compute(run, _fingerprint(run, stage))
         _record(run, stage, summary)
     return StepReport(stage.name, "done", timing.seconds, summary)
@@ -365,19 +364,27 @@ def _record_name(protocol: ScoreProtocol) -> str:
 
 def _record(run: Run, stage: Stage, summary: str) -> None:
     fingerprint = _fingerprint(run, stage)
-    # A catalog of the same bytes leaves later stages up to date, whatever the files' dates.
-    is_catalog = stage.name == "build-catalog"
-    result = catalog_digest(run.folder / "catalog") if is_catalog else fingerprint
+    result = fingerprint if stage.result is None else stage.result(run)
     record = {"fingerprint": fingerprint, "result": result, "summary": summary}
     _write_record(run, stage.name, record)
 
 
+def _drop_record(run: Run, stage: Stage) -> None:
+    records = _read_records(run)
+    if records.pop(stage.name, None) is not None:
+        _write_records(run, records)
+
+
 def _write_record(run: Run, name: str, record: dict[str, str]) -> None:
+    _write_records(run, _read_records(run) | {name: record})
+
+
+def _write_records(run: Run, records: Mapping[str, Any]) -> None:
     content = {
         "config": str(run.config.source_path),
         "id": run.config.id,
         "lczcube_version": __version__,
-        "stages": _read_records(run) | {name: record},
+        "stages": records,
     }
     write_json(run.folder / RUN_FILE, content)
 

@@ -34,6 +34,8 @@ CUBE_STORE = "cube.zarr"
 MOST_SAMPLE_BYTES = 256 << 20
 """Parquet tables of samples that are larger in sum are not held in memory."""
 
+PSEUDO_LABELS = "pseudo_labels.parquet"
+
 RULE_LABELS = "rule_labels.parquet"
 """The cells of a city that a rule labelled, with the counts of those that it did not."""
 
@@ -185,7 +187,7 @@ class Run:
             open_cube=lambda halo_px: self.cube(city, halo_px),
             features=open_features(self.path(city, "features.zarr")),
             labels=self.labels(city),
-            pseudo_labels=gpd.read_parquet(self.path(city, "pseudo_labels.parquet")),
+            open_pseudo_labels=lambda: gpd.read_parquet(self.path(city, PSEUDO_LABELS)),
             rule_labels=self.rule_labels(city),
         )
 

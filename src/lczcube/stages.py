@@ -12,7 +12,7 @@ import xarray as xr
 
 from lczcube import __version__
 from lczcube.ablation import ablate, arms_of
-from lczcube.catalog import build_catalog, open_catalog
+from lczcube.catalog import build_catalog, catalog_digest, open_catalog
 from lczcube.crossval import CrossValidation
 from lczcube.cube import years_of
 from lczcube.cubestore import write_cube
@@ -40,11 +40,17 @@ from lczcube.runrules import (
     write_rule_labels,
 )
 from lczcube.runtime import memory_budget_bytes, require_memory
-from lczcube.training import cross_validate_models, mapped_models, predict_maps, train_model
+from lczcube.training import (
+    cross_validate_models,
+    mapped_models,
+    model_digest,
+    predict_maps,
+    train_model,
+)
 from lczcube.windows import aggregate, projected_peak_bytes
 
 PLACES: dict[str, Any] = {"cities": {"__all__": {"bbox", "crs"}}}
-SETTINGS = {"run", "grid", "propagate", "confidence", "xgb", "unet"}
+SETTINGS = {"run", "grid", "propagate", "confidence", "xgb", "unet", "patch"}
 
 MODELS = "models"
 """Folder of a run's models."""
@@ -77,6 +83,9 @@ class Stage:
     compute : callable
         Does it and gives a line of summary; is told its fingerprint, which says what the stores
         that it writes depend on.
+    result : callable, optional
+        What later stages depend on: a digest of what was made. Default: the fingerprint, where the
+        same settings give the same bytes.
     """
 
     name: str
@@ -84,6 +93,7 @@ class Stage:
     settings: Callable[[Run], Any]
     outputs: Callable[[Run], list[Path]]
     compute: Callable[[Run, str], str]
+    result: Callable[[Run], str] | None = None
 
     @property
     def command(self) -> str:
@@ -269,6 +279,7 @@ def _draw(run: Run, city: str, maps: dict[str, xr.Dataset]) -> None:
     }
     synthetic = _manifest(run)["synthetic"]
     years = {run.table.year} if run.table.year else _years(run)
+    years = set() if run.table.map_years else years  # panels say theirs
     year = f" {years.pop()}" if len(years) == 1 else ""
     write_map_png(
         panels,
@@ -445,6 +456,7 @@ def stages_of(run: Run, kinds: Sequence[str] = ()) -> tuple[Stage, ...]:
                 "folds": run.table.folds,
                 "repeats": run.table.repeats,
                 "baselines": run.table.baselines,
+                **_tables(run, run.table.baselines),
             },
             lambda run: [
                 scored_path(run, name)
@@ -465,6 +477,8 @@ TO_PROPAGATE: tuple[Stage, ...] = (
         ],
         lambda run: [run.folder / "catalog" / "catalog.json"],
         _build_catalog,
+        # A catalog of the same bytes leaves later stages up to date, whatever the files' dates.
+        lambda run: catalog_digest(run.folder / "catalog"),
     ),
     Stage(
         "cube",
@@ -500,6 +514,7 @@ TO_PROPAGATE: tuple[Stage, ...] = (
         lambda run: [
             run.config.propagate.model_dump(mode="json"),
             run.table.split,
+            run.table.seed,
             run.config.model_dump(mode="json", include={"cities": {"__all__": ROLES}}),
         ],
         _in_cities("propagated.zarr", "pseudo_labels.parquet"),
@@ -507,6 +522,12 @@ TO_PROPAGATE: tuple[Stage, ...] = (
     ),
 )
 """The stages before any model."""
+
+
+def _tables(run: Run, kinds: Sequence[str]) -> dict[str, Any]:
+    """The tables of the city file that kinds of models have."""
+    names = {kind.removesuffix("_pixels") for kind in kinds}
+    return run.config.model_dump(mode="json", include=names)
 
 
 def _trains(kind: str) -> Stage:
@@ -527,4 +548,5 @@ def _trains(kind: str) -> Stage:
         settings,
         lambda run: [run.folder / MODELS / kind / "model.json"],
         compute,
+        lambda run: model_digest(run.folder / MODELS / kind),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import xarray as xr
 
@@ -19,18 +20,21 @@ from lczcube.crossval import (
     Predictor,
     cross_validate,
 )
-from lczcube.errors import LabelError
-from lczcube.labels import split_labels
+from lczcube.errors import LabelError, ModelError
+from lczcube.labels import Split, split_labels
 from lczcube.labels.samples import without_rules
 from lczcube.lcz import N_CLASSES
 from lczcube.learners import LEARNERS, Learner
 from lczcube.models import XgbModel, load_model
+from lczcube.models.tabular import file_fingerprint
 from lczcube.protocols import ScoreProtocol
 from lczcube.runtime import Progress
 from lczcube.trainingdata import CityData, Rows, TrainingData, roles_of, run_table
 
 REPEATS = {"unet": 1, "patch": 1}
 """Seeds that a network is cross-validated with: a fit costs many times the others."""
+
+_DIGESTED = (".json", ".ubj", ".safetensors")
 
 HELD_OUT = "held_out.parquet"
 """In a model's folder: what models of the same kind said of samples that they had not seen."""
@@ -47,7 +51,7 @@ def train_model(data: TrainingData, kind: str, folder: Path, *, progress: Progre
     data : TrainingData
         Of the run.
     kind : str
-        Of :data:`lczcube.config.MODEL_KINDS`.
+        Of :data:`lczcube.config.ModelKind`.
     folder : pathlib.Path
         The model's own; replaced.
     progress : callable
@@ -60,16 +64,20 @@ def train_model(data: TrainingData, kind: str, folder: Path, *, progress: Progre
     """
     learner, checkpoints = LEARNERS[kind], folder.with_name(f".{folder.name}.checkpoints")
     data = replace(data, checkpoints=checkpoints)
-    held_out = _held_out(data, learner, lambda line: progress(f"train: {kind}, {line}"))
-    progress(f"train: {kind}, all labels")
+
+    def told(line: str) -> None:
+        progress(f"train: {kind}, {line}")
+
+    held_out = _held_out(data, learner, told)
+    told("all labels")
     model = learner.fit(data, data.rows_that_train(), seed=data.run.seed, final=True)
     model.save(folder)
     if held_out is not None:
         _write_held_out(held_out, folder / HELD_OUT)
         try:
             _confidence(data, learner, model, held_out).save(folder)
-        except LabelError as error:
-            progress(f"train: {kind}, no confidence: {error}")
+        except (LabelError, ModelError) as error:
+            told(f"no confidence: {error}")
     shutil.rmtree(checkpoints, ignore_errors=True)
     return f"{kind} on {model.meta.n_train} samples"
 
@@ -83,8 +91,16 @@ def predict_maps(config: CityFile, data: CityData, models: Path) -> dict[str, xr
     for unit, kind in mapped_models(config).items():
         folder = models / kind
         confidence = Confidence.load(folder) if Confidence.is_in(folder) else None
-        maps[unit] = LEARNERS[kind].map(load_model(folder), data, confidence)
+        made = LEARNERS[kind].map(load_model(folder), data, confidence)
+        maps[unit] = made.assign_attrs(model=kind)
     return maps
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256, hex, of what a model's maps depend on: its files but item, card and history."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in _DIGESTED)
+    parts = [(folder / name).read_bytes() for name in names if name != "item.json"]
+    return file_fingerprint(*(name.encode() for name in names), *parts)
 
 
 def mapped_models(config: CityFile) -> dict[str, str]:
@@ -170,7 +186,7 @@ def _exclude_eval_m(config: CityFile) -> float:
 def _held_out(
     data: TrainingData, learner: Learner, told: Callable[[str], None]
 ) -> pd.DataFrame | None:
-    """Predictions of the run's own folds; None where the labels cannot be split."""
+    """Predictions of the run's own folds; None where they cannot be split, or a fold not fitted."""
     run = data.run
     try:
         split = split_labels(
@@ -181,25 +197,26 @@ def _held_out(
             roles=roles_of(data.config),
             exclude_eval_m=_exclude_eval_m(data.config),
         )
-    except LabelError as error:
+        return _of_folds(data, learner, split, told)
+    except (LabelError, ModelError) as error:
         told(f"no held-out predictions: {error}")
         return None
+
+
+def _of_folds(
+    data: TrainingData, learner: Learner, split: Split, told: Callable[[str], None]
+) -> pd.DataFrame:
     keys = data.frame[["city", "patch_id", "group", "lcz"]].assign(fold=split.folds)
-    said = {name: np.full((len(keys), N_CLASSES), np.nan, np.float32) for name in _columns(learner)}
+    said: dict[str, npt.NDArray[np.float32]] = {}
     for fold in range(split.n_folds):
         told(f"fold {fold + 1} of {split.n_folds}")
         train, test = split.train_test(fold)
-        model = learner.fit(data, train, seed=run.seed, final=False)
-        said["p"][test] = learner.probability(model, data, test)
-        if "c" in said:
-            said["c"][test] = learner.at_centres(model, data, test)
+        model = learner.fit(data, train, seed=split.seed, final=False)
+        for name, found in learner.held_out(model, data, test).items():
+            empty = np.full((len(keys), N_CLASSES), np.nan, np.float32)
+            said.setdefault(name, empty)[test] = found
     tables = [pd.DataFrame(said[of], columns=_codes(of), index=keys.index) for of in said]
     return pd.concat([keys, *tables], axis=1)
-
-
-def _columns(learner: Learner) -> tuple[str, ...]:
-    """What is kept of held-out samples: ``p`` of them, ``c`` of the pixel at their centre."""
-    return ("p", "c") if learner.unit == "pixels" else ("p",)
 
 
 def _codes(of: str) -> list[str]:
@@ -218,14 +235,16 @@ def _confidence(
     rows = _rows_to_compare(len(held_out), table.max_samples, data.run.seed)
     told = held_out.iloc[rows]
     features = data.samples["features"].isel(sample=rows).values if has_features else None
+    weights = model.importance() if isinstance(model, XgbModel) else None
+    of = "c" if learner.unit == "pixels" else "p"
     return fit_confidence(
-        told[_codes(_columns(learner)[-1])].to_numpy(np.float32),
+        told[_codes(of)].to_numpy(np.float32),
         told["lcz"].to_numpy(),
         told["group"].to_numpy(str),
         cities=told["city"].to_numpy(str),
         folds=told["fold"].to_numpy(),
         features=features,
-        weights=model.importance() if isinstance(model, XgbModel) else None,
+        weights=weights if weights is not None and weights.any() else None,
         settings=ConfidenceSettings(
             method=table.calibration,
             promise=table.promise,

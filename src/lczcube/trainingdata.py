@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -56,8 +56,8 @@ class CityData:
         Of :func:`lczcube.aggregate`, lazy.
     labels : geopandas.GeoDataFrame
         Label table in the grid's CRS.
-    pseudo_labels : geopandas.GeoDataFrame
-        Of :func:`lczcube.propagate.pseudo_label_table`.
+    open_pseudo_labels : callable
+        Reads the table of :func:`lczcube.propagate.pseudo_label_table`.
     rule_labels : geopandas.GeoDataFrame, optional
         Label table of the cells that are labelled by rule.
     """
@@ -67,7 +67,7 @@ class CityData:
     open_cube: OpenCube
     features: xr.Dataset
     labels: gpd.GeoDataFrame
-    pseudo_labels: gpd.GeoDataFrame
+    open_pseudo_labels: Callable[[], gpd.GeoDataFrame]
     rule_labels: gpd.GeoDataFrame | None = None
 
 
@@ -129,6 +129,11 @@ class TrainingData:
         """The data of every city that has samples."""
         return {name: self.city(name) for name in self.parts}
 
+    @cached_property
+    def every_city(self) -> dict[str, CityData]:
+        """The data of all cities of the run: one without samples may have pseudo-labels."""
+        return {name: self.city(name) for name in sorted(self.config.cities)}
+
     def checkpoint(self, kind: str, rows: Rows, seed: int) -> Path | None:
         """Where the fit of a network on some samples keeps what it has."""
         if self.checkpoints is None:
@@ -151,7 +156,13 @@ class TrainingData:
         method: Method = self.run.split if self.run.split in ("block", "city") else "polygon"
         if method == "city" and frame["city"].nunique() < 2:
             method = "polygon"
-        split = split_labels(frame, method=method, folds=STOPPING_FOLDS, seed=seed)
+        try:
+            split = split_labels(frame, method=method, folds=STOPPING_FOLDS, seed=seed)
+        except LabelError as error:
+            raise LabelError(
+                f"early_stopping holds out one in {STOPPING_FOLDS} groups of labels, and these "
+                f"cannot be split so: {error} Switch it off."
+            ) from error
         train, held = split.train_test(0)
         return rows[train], rows[held]
 
@@ -231,7 +242,7 @@ def pseudo_samples(data: CityData, run: RunTable) -> xr.Dataset | None:
     Of windows that overlap (a stride under the cell) only those of one tiling are taken, and of
     each class at most ``pseudo_per_class``, drawn by the seed: more would say the same again.
     """
-    table = _drawn(_tiling(data.pseudo_labels, data.grid), run)
+    table = _drawn(_tiling(data.open_pseudo_labels(), data.grid), run)
     if table.empty:
         return None
     at = {
@@ -275,40 +286,39 @@ def _drawn(table: gpd.GeoDataFrame, run: RunTable) -> gpd.GeoDataFrame:
 
 def training_area(
     data: CityData,
-    config: CityFile,
+    training: TrainingData,
     *,
     halo_px: int,
-    groups: set[str] | None = None,
+    rows: Rows,
     pseudo_weight: float = 0.0,
 ) -> Area:
-    """The labelled pixels of a city, as a U-Net trains on them; burns the labels.
+    """The labelled pixels of a city, as a model of pixels trains on them; burns the labels.
+
+    Labels are burnt whole, by their groups; then the squares of all samples that do not train are
+    taken out: those that a fold evaluates, those near them, and those of no role.
 
     Parameters
     ----------
     data : CityData
         The city.
-    config : CityFile
-        Says which labels may train, when the publisher's splits are given.
+    training : TrainingData
+        Of the run that it is of.
     halo_px : int
         Pixels past the grid.
-    groups : set of str, optional
-        Groups of labels, and of labels by rule, that train. Default: all that may.
+    rows : numpy.ndarray
+        Positions of the samples that train, of all cities.
     pseudo_weight : float
         Weight of a pseudo-label. Default 0: none.
     """
-    labels = data.labels
-    if groups is not None:
-        labels = labels[labels["group"].isin(groups)]
-    elif run_table(config).split == "given":
-        labels = labels[rows_of_roles(labels, roles_of(config))[0]]
-    lcz, weight = _burnt(labels, data.grid)
+    groups = training.groups(rows)
+    lcz, weight = _burnt(data.labels[data.labels["group"].isin(groups)], data.grid)
     if data.rule_labels is not None:
         rules = data.rule_labels
-        of_rules = _burnt(
-            rules if groups is None else rules[rules["group"].isin(groups)], data.grid
-        )
+        of_rules = _burnt(rules[rules["group"].isin(groups)], data.grid)
         free = lcz == NODATA
         lcz[free], weight[free] = (values[free] for values in of_rules)
+    for square in _squares_of_others(data, training, rows):
+        lcz[square], weight[square] = NODATA, 0
     if pseudo_weight > 0:
         _burn_pseudo_labels(lcz, weight, data, pseudo_weight)
     return Area(
@@ -318,6 +328,32 @@ def training_area(
         weight=weight,
         halo_px=halo_px,
     )
+
+
+def _squares_of_others(
+    data: CityData, training: TrainingData, rows: Rows
+) -> Iterator[tuple[slice, slice]]:
+    """Rows and columns of the pixels in the squares of a city's samples that do not train."""
+    is_other = (training.frame["city"] == data.city).to_numpy(copy=True)
+    is_other[rows] = False
+    others = training.frame[is_other]
+    grid = data.grid
+    minx, _, _, maxy = grid.bbox
+    half = others["size_m"].to_numpy(float) / 2
+    edges = (
+        (maxy - others["y"].to_numpy(float) - half, half),
+        (others["x"].to_numpy(float) - minx - half, half),
+    )
+    starts, stops = (
+        [_first_inside(first + k * side, grid.pixel_m) for first, side in edges] for k in (0, 2)
+    )
+    for top, left, bottom, right in zip(*starts, *stops, strict=True):
+        yield slice(top, bottom), slice(left, right)
+
+
+def _first_inside(edge_m: npt.NDArray[np.float64], pixel_m: float) -> npt.NDArray[np.int64]:
+    """First pixel whose centre lies past an edge, counted from the grid's corner; 0 at least."""
+    return np.maximum(np.ceil(edge_m / pixel_m - 0.5 - 1e-9), 0).astype(np.int64)
 
 
 def _burnt(
@@ -340,7 +376,7 @@ def _burn_pseudo_labels(
 ) -> None:
     """Write pseudo-labels into the output pixels' own squares, where no label is."""
     side = data.grid.stride_px
-    table = data.pseudo_labels
+    table = data.open_pseudo_labels()
     columns = (table[name] for name in ("row", "column", "lcz", "weight"))
     for row, column, code, share in zip(*columns, strict=True):
         square = (

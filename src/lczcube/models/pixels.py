@@ -51,21 +51,50 @@ def predict_pixels(
     ModelError
         If bands or products are not those of training.
     """
-    named = products if products is not None else products_of(image.attrs)
-    require_features(model.meta, [str(band) for band in image["band"].to_numpy()], named)
-    values = pixels_of(image, grid.shape, halo_px, where="the map")
-    if values.chunks is not None:
-        values = values.chunk(y=grid.chunk_px, x=grid.chunk_px, band=-1)
+    values = _pixels(model, image, grid, halo_px, products)
     like = xr.full_like(values.isel(band=0, drop=True), True, dtype=bool)
-    probability = lazy_probability(model, values.data, like.data)
     return map_dataset(
-        probability,
+        lazy_probability(model, values.data, like.data),
         like,
         model.meta,
         grid_json=grid.to_json(),
         confidence=confidence,
         features=values,
     )
+
+
+def pixel_probability(
+    model: TabularModel,
+    image: xr.DataArray,
+    *,
+    grid: Grid,
+    halo_px: int = 0,
+    products: tuple[str, ...] | None = None,
+) -> xr.DataArray:
+    """Probabilities of every pixel, float32 ``(lcz_class, y, x)``, NaN for no data.
+
+    Parameters and errors are those of :func:`predict_pixels`.
+    """
+    values = _pixels(model, image, grid, halo_px, products)
+    like = xr.full_like(values.isel(band=0, drop=True), True, dtype=bool)
+    probability = lazy_probability(model, values.data, like.data)
+    return xr.DataArray(probability, dict(like.coords), dims=("lcz_class", "y", "x"))
+
+
+def _pixels(
+    model: TabularModel,
+    image: xr.DataArray,
+    grid: Grid,
+    halo_px: int,
+    products: tuple[str, ...] | None,
+) -> xr.DataArray:
+    """The pixels that a model is asked about, dims ``(y, x, band)``, in chunks of the grid."""
+    named = products if products is not None else products_of(image.attrs)
+    require_features(model.meta, [str(band) for band in image["band"].to_numpy()], named)
+    values = pixels_of(image, grid.shape, halo_px, where="the map")
+    if values.chunks is None:
+        return values
+    return values.chunk(y=grid.chunk_px, x=grid.chunk_px, band=-1)
 
 
 def pixels_of(

@@ -95,14 +95,35 @@ def predict_unet(
     ``(1 + 2 context / window)²`` times its pixels, on one thread; the weights are one object of the
     graph.
     """
+    probability = unet_probability(
+        model, image, grid=grid, halo_px=halo_px, products=products, window_px=window_px
+    )
+    like = probability.isel(lcz_class=0, drop=True)
+    return map_dataset(
+        probability.data, like, model.meta, grid_json=grid.to_json(), confidence=confidence
+    )
+
+
+def unet_probability(
+    model: UnetModel,
+    image: xr.DataArray,
+    *,
+    grid: Grid,
+    halo_px: int,
+    products: tuple[str, ...] | None = None,
+    window_px: int | None = None,
+) -> xr.DataArray:
+    """Probabilities of every pixel, float32 ``(lcz_class, y, x)``, NaN for no data; lazy.
+
+    Parameters and errors are those of :func:`predict_unet`.
+    """
     named = products if products is not None else products_of(image.attrs)
     require_features(model.meta, [str(band) for band in image["band"].to_numpy()], named)
     require_image(image, grid, halo_px=halo_px, least_px=model.context_px)
-    probability = _predicted(model, image, grid, halo_px, window_px or WINDOW_PX)
+    values = _predicted(model, image, grid, halo_px, window_px or WINDOW_PX)
     inner = slice(halo_px, halo_px + grid.shape[0]), slice(halo_px, halo_px + grid.shape[1])
-    like = image.isel(band=0, drop=True)[inner]
-    grid_json = grid.to_json()
-    return map_dataset(probability, like, model.meta, grid_json=grid_json, confidence=confidence)
+    coords = dict(image.isel(band=0, drop=True)[inner].coords)
+    return xr.DataArray(values, coords, dims=("lcz_class", "y", "x"))
 
 
 def _predicted(
