@@ -392,10 +392,20 @@ class UnetTable(NetworkTable):
     Attributes
     ----------
     window_px : int
-        Side of a training window, pixels.
+        Side of a training window, pixels: a multiple of ``2**depth``, at least ``2 * 2**depth``.
     """
 
     window_px: Count = 16
+
+    @model_validator(mode="after")
+    def _check_window(self) -> "UnetTable":
+        side, step = self.window_px, 2**self.depth
+        if side % step or side < 2 * step:
+            raise ValueError(
+                f"has [unet] window_px = {side}; with depth = {self.depth} it is a multiple of {step} "
+                f"and at least {2 * step}: use {max(-(-side // step), 2) * step}"
+            )
+        return self
 
 
 class PatchTable(NetworkTable):
