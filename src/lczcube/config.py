@@ -402,8 +402,8 @@ class UnetTable(NetworkTable):
         side, step = self.window_px, 2**self.depth
         if side % step or side < 2 * step:
             raise ValueError(
-                f"has [unet] window_px = {side}; with depth = {self.depth} it is a multiple of {step} "
-                f"and at least {2 * step}: use {max(-(-side // step), 2) * step}"
+                f"has [unet] window_px = {side}; with depth = {self.depth} it is a multiple of "
+                f"{step} and at least {2 * step}: use {max(-(-side // step), 2) * step}"
             )
         return self
 
