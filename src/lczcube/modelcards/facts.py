@@ -26,6 +26,8 @@ class ModelFacts:
     ----------
     run : str
         Id of the city file it was trained by.
+    name : str
+        Of its folder in ``models/``: the kind that the run calls it, such as ``xgb_pixels``.
     meta : ModelMeta
         What it was trained on.
     manifest : mapping
@@ -50,6 +52,7 @@ class ModelFacts:
     """
 
     run: str
+    name: str
     meta: ModelMeta
     manifest: Mapping[str, Any]
     cities: tuple[str, ...]
@@ -113,6 +116,7 @@ def facts_of_run(
     scores = _read_scores(run)
     return ModelFacts(
         run=str(told["id"]),
+        name=name,
         meta=meta,
         manifest=told,
         cities=tuple(cubes),
