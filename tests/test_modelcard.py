@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import pandas as pd
 import pystac
 import pytest
 import shapely
@@ -196,6 +197,57 @@ def test_a_model_that_is_not_evaluated_says_so(run: Path, tmp_path: Path) -> Non
     model = moved / "models" / "xgb"
     assert "Not evaluated: nothing is known of how good it is" in (model / "card.md").read_text()
     assert "lczcube:scores" not in item_of(model)["properties"]
+
+
+def test_scores_of_older_models_can_be_left_out(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    write_run_models(moved, scores=False)
+    model = moved / "models" / "xgb"
+    assert "Not evaluated: nothing is known of how good it is" in (model / "card.md").read_text()
+    assert "lczcube:scores" not in item_of(model)["properties"]
+    facts = facts_of_run(moved, "xgb", scores=False)
+    assert (facts.scores, facts.per_city, facts.warnings) == ({}, {}, ())
+
+
+def test_only_the_models_that_are_asked_for_are_told_of(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    old = shutil.copytree(moved / "models" / "xgb", moved / "models" / "xgb_pixels")
+    (old / "card.md").write_text("as it was")
+    (item,) = write_run_models(moved, kinds=["xgb", "unet"])
+    assert item.parent.name == "xgb"
+    assert (old / "card.md").read_text() == "as it was"
+    assert len(write_run_models(moved)) == 2
+
+
+@pytest.mark.parametrize(
+    ("split", "folds", "cities"),
+    [
+        ("polygon", {"north": 0, "south": -1, "west": -2}, ("north", "south")),
+        ("given", {"north": 0, "south": -1, "west": -2}, ("south",)),
+        ("polygon", None, ("north", "south", "west")),
+    ],
+)
+def test_a_model_learnt_from_the_cities_whose_samples_train(
+    run: Path, tmp_path: Path, split: str, folds: dict[str, int] | None, cities: tuple[str, ...]
+) -> None:
+    told = dict(facts_of_run(run, "xgb").manifest)
+    told["settings"] = told["settings"] | {"run": told["settings"]["run"] | {"split": split}}
+    moved = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*.zarr"))
+    (cube,) = moved.glob("*/cube.json")
+    for name in ("north", "south", "west"):
+        shutil.copytree(cube.parent, moved / name)
+    shutil.rmtree(cube.parent)
+    held_out = moved / "models" / "xgb" / "held_out.parquet"
+    if folds is None:
+        held_out.unlink()
+    else:
+        rows = pd.DataFrame({"city": list(folds), "fold": list(folds.values())})
+        rows.to_parquet(held_out)
+    assert facts_of_run(moved, "xgb", manifest=told).cities == cities
+    for city in cities:
+        shutil.rmtree(moved / city)
+    with pytest.raises(MissingInputError, match="no city with a cube"):
+        facts_of_run(moved, "xgb", manifest=told)
 
 
 def test_the_same_run_gives_the_same_bytes_anywhere(run: Path, model: Path, tmp_path: Path) -> None:

@@ -262,8 +262,8 @@ class RunTable(Table):
         Seed of everything random.
     models : tuple of str
         Kinds of models that are trained and kept: ``xgb``, ``linear``, ``forest``, ``knn`` on
-        features, ``unet`` and ``xgb_pixels`` on pixels. The first on features makes the map
-        ``cells``, the first on pixels the map ``pixels``.
+        features of cells, ``patch`` on their pixels, ``unet`` and ``xgb_pixels`` on pixels. The
+        first of a zone a cell makes the map ``cells``, the first of a zone a pixel ``pixels``.
     baselines : tuple of str
         Kinds that are only scored; also ``forest_pixels``, a forest on the bare centre pixel.
     stats : tuple of str
