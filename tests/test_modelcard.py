@@ -10,6 +10,7 @@ import pandas as pd
 import pystac
 import pytest
 import shapely
+import zarr
 
 from lczcube.config import ModelKind
 from lczcube.errors import MissingInputError, ModelError
@@ -274,6 +275,22 @@ def test_products_lead_to_the_items_of_their_models(run: Path, model: Path) -> N
     links = json.loads(item.read_text())["links"]
     targets = [(item.parent / link["href"]).resolve() for link in links]
     assert (model / "item.json").resolve() in targets
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_a_map_leads_to_the_model_that_its_group_names(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(moved / "models" / "xgb", moved / "models" / "xgb_pixels")
+    (store,) = moved.glob("*/lcz.zarr")
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    for name, _ in list(root.groups()):
+        root[name].attrs["model"] = "xgb_pixels"
+    zarr.consolidate_metadata(store)
+    (item,) = write_outputs(moved).path.rglob("items/*.json")
+    hrefs = [link["href"] for link in json.loads(item.read_text())["links"]]
+    assert [href for href in hrefs if "/models/" in href] == [
+        "../../../models/xgb_pixels/item.json"
+    ]
 
 
 def test_every_kind_that_a_run_can_train_has_its_words() -> None:
