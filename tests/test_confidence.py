@@ -381,6 +381,22 @@ def test_what_gives_no_confidence_is_refused_at_the_door(
         fit_confidence(**(arguments | change))
 
 
+def test_only_what_the_model_trains_on_is_compared_with() -> None:
+    blocks = draw_blocks(1, 30)
+    features = np.random.default_rng(0).normal(size=(len(blocks.lcz), 2)).astype(np.float32)
+    trained = blocks.group < 20
+    found = fit_confidence(
+        blocks.probability,
+        blocks.lcz,
+        blocks.group,
+        folds=np.where(trained, -1, 0),
+        features=features,
+        trained=trained,
+    )
+    assert found.applicability is not None
+    np.testing.assert_array_equal(found.applicability.samples, features[trained])
+
+
 def test_features_without_folds_are_refused() -> None:
     blocks = draw_blocks(1, 20)
     with pytest.raises(ModelError, match="features without folds"):

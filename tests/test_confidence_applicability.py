@@ -124,6 +124,37 @@ def test_samples_that_only_trained_are_near_but_set_no_threshold() -> None:
     assert area.dissimilarity(np.array([[50]], np.float32)).tolist() == [0]
 
 
+def given_split() -> tuple[Float32, npt.NDArray[np.int64]]:
+    """100 samples that train and 50 that are scored, alike; 50 of neither, far away."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(200, 2)).astype(np.float32)
+    features[150:] += 30
+    return features, np.repeat([-1, 0, -2], [100, 50, 50])
+
+
+@pytest.mark.parametrize("max_samples", [60, 5000])
+@pytest.mark.parametrize("says_who_trains", [False, True])
+def test_what_is_not_used_is_not_in_the_area(max_samples: int, says_who_trains: bool) -> None:
+    features, folds = given_split()
+    trained = folds == -1 if says_who_trains else None
+    area = Applicability.fit(features, folds, trained=trained, max_samples=max_samples)
+    new = np.random.default_rng(1).normal(size=(100, 2)).astype(np.float32)
+    assert not area.inside(area.dissimilarity(new + np.float32(30))).any()
+    assert area.inside(area.dissimilarity(new)).mean() > 0.9
+    assert area.n_train == (100 if says_who_trains else 150)
+    assert len(area.samples) == min(area.n_train, max_samples)
+
+
+def test_what_was_only_scored_sets_the_threshold_and_is_not_compared_with() -> None:
+    features = np.array([[0], [1], [2], [4], [9]], np.float32)
+    area = Applicability.fit(features, [-1, -1, -1, 0, -2], trained=[True] * 3 + [False] * 2)
+    # Of 0, 1 and 2: deviation 1, mean distance 4/3. The scored sample 4 lies 2 from them.
+    assert area.samples.tolist() == [[0], [1], [2]]
+    assert (area.center.tolist(), area.scale.tolist()) == ([1], [1])
+    assert area.threshold == pytest.approx(2 / (4 / 3))
+    assert area.dissimilarity(np.array([[4]], np.float32)).tolist() == [1.5]
+
+
 def test_thinned_samples_are_the_same_in_any_order_and_of_every_fold() -> None:
     train, folds = table(600), np.arange(600) % 3
     area = Applicability.fit(train, folds, max_samples=90)
@@ -173,6 +204,10 @@ def test_a_planted_foreign_city_is_flagged_and_the_home_one_is_not() -> None:
         ({"folds": [0] * 60}, "folds of the cross-validation"),
         ({"folds": [-1] * 60}, "0 folds held samples out"),
         ({"folds": [0, 1]}, r"folds of \(2,\)"),
+        ({"folds": [-2] * 59 + [0]}, "1 folds held samples out, and 1 samples train"),
+        ({"trained": [False] * 60}, "3 folds held samples out, and 0 samples train"),
+        ({"trained": [True]}, r"trained of shape \(1,\)"),
+        ({"trained": [1] * 60}, "one bool a sample"),
         ({"weights": [1, 2]}, "finite and not negative"),
         ({"weights": [1, 2, -1, 0]}, "finite and not negative"),
         ({"weights": [0, 0, 0, 0]}, "nothing to be like"),
@@ -182,7 +217,7 @@ def test_a_planted_foreign_city_is_flagged_and_the_home_one_is_not() -> None:
     ],
 )
 def test_what_gives_no_area_is_refused(change: dict[str, Any], message: str) -> None:
-    arguments = {"features": table(), "folds": np.arange(60) % 3, "weights": None} | change
+    arguments: dict[str, Any] = {"features": table(), "folds": np.arange(60) % 3} | change
     with pytest.raises(ModelError, match=message):
         Applicability.fit(**arguments)
 

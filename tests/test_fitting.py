@@ -427,6 +427,26 @@ def test_unseen_areas_without_a_label_that_counts_are_refused() -> None:
         fit_unet([area], seed=0, bands=BANDS, products=PRODUCTS, parameters=QUICK, valid=[other])
 
 
+def test_unseen_windows_of_other_classes_alone_do_not_count() -> None:
+    """Zone 9 fills the first batch of the validation: no label in it is of a class that trains."""
+    area = made_area(made_grid())
+    is_top = np.arange(area.lcz.shape[0])[:, None] < QUICK.window_px
+    strange = replace(area, lcz=np.where(is_top & (area.lcz > 0), 9, area.lcz).astype(np.uint8))
+    without = replace(area, lcz=np.where(is_top, 0, area.lcz).astype(np.uint8))
+    model = fit_unet([area], seed=0, bands=BANDS, products=PRODUCTS, valid=[strange],
+                     parameters=replace(QUICK, balance=0))  # fmt: skip
+    losses = [told["valid_loss"] for told in model.history]
+    assert unseen_loss(model, without) == pytest.approx(min(losses), rel=1e-3)
+
+
+def test_a_validation_loss_that_is_not_a_number_is_refused() -> None:
+    """One step an epoch: the loss of the training is told before the step that diverges."""
+    area = made_area(made_grid())
+    wild = replace(QUICK, batch=64, learning_rate=1e30)
+    with pytest.raises(ModelError, match=r"unet validation loss is (nan|inf): training diverged"):
+        fit_unet([area], seed=0, bands=BANDS, products=PRODUCTS, parameters=wild, valid=[area])
+
+
 # devices
 
 

@@ -4,12 +4,15 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pandas as pd
 import pystac
 import pytest
 import shapely
+import zarr
 
+from lczcube.config import ModelKind
 from lczcube.errors import MissingInputError, ModelError
 from lczcube.modelcards import (
     ModelFacts,
@@ -18,6 +21,7 @@ from lczcube.modelcards import (
     write_run_models,
 )
 from lczcube.modelcards.card import model_card
+from lczcube.modelcards.item import KINDS, model_item
 from lczcube.models import load_model
 from lczcube.outputs import write_outputs
 from tests.small_runs import lczcube, write_small_world
@@ -56,20 +60,55 @@ def test_the_item_is_valid_by_stac_and_by_every_extension_it_declares(model: Pat
     assert require_valid(item_of(model)) == 4
 
 
+def of_kind(facts: ModelFacts, name: str, kind: str, **parameters: Any) -> ModelFacts:
+    """The facts as if of another kind of model, which nothing scored."""
+    meta = replace(facts.meta, kind=kind, features=("A00", "A01"), parameters=parameters)
+    return replace(facts, name=name, meta=meta, scores={}, per_city={})
+
+
 @with_schemas
-@pytest.mark.parametrize("kind", ["unet", "knn"])
-def test_items_of_other_kinds_are_valid_too(run: Path, tmp_path: Path, kind: str) -> None:
-    facts = facts_of_run(run, "xgb")
-    meta = replace(facts.meta, kind=kind, features=("A00", "A01"))
-    (tmp_path / "model.json").write_text(meta.to_json())
+@pytest.mark.parametrize(
+    ("name", "kind", "task", "taken", "given"),
+    [
+        ("unet", "unet", "semantic-segmentation", [-1, 2, -1, -1], [-1, 17, -1, -1]),
+        ("xgb_pixels", "xgb", "semantic-segmentation", [-1, 2], [-1, 17]),
+        ("patch", "patch", "scene-classification", [-1, 2, 32, 32], [-1, 17]),
+        ("knn", "knn", "scene-classification", [-1, 2], [-1, 17]),
+        ("my_forest", "forest", "scene-classification", [-1, 2], [-1, 17]),
+    ],
+)
+def test_items_of_other_kinds_are_valid_and_say_what_the_model_takes_and_gives(
+    run: Path, tmp_path: Path, name: str, kind: str, task: str, taken: list[int], given: list[int]
+) -> None:
+    parameters = {"window_px": 32} if kind == "patch" else {}
+    facts = of_kind(facts_of_run(run, "xgb"), name, kind, **parameters)
+    (tmp_path / "model.json").write_text(facts.meta.to_json())
     (tmp_path / "weights.safetensors").write_bytes(b"w")
-    write_model_documents(tmp_path, replace(facts, meta=meta, scores={}, per_city={}))
+    write_model_documents(tmp_path, facts)
     values = item_of(tmp_path)
     require_valid(values)
-    (given,) = values["properties"]["mlm:input"]
-    assert given["bands"] == ["A00", "A01"]
-    assert len(given["input"]["shape"]) == len(given["input"]["dim_order"])
-    assert ("height" in given["input"]["dim_order"]) == (kind == "unet")
+    told = values["properties"]
+    (into,), (out,) = told["mlm:input"], told["mlm:output"]
+    assert into["bands"] == ["A00", "A01"]
+    assert (told["mlm:tasks"], into["input"]["shape"], out["result"]["shape"]) == (
+        [task],
+        taken,
+        given,
+    )
+    for array in (into["input"], out["result"]):
+        assert len(array["shape"]) == len(array["dim_order"])
+
+
+def test_trees_on_pixels_are_not_told_as_trees_on_windows(run: Path, model: Path) -> None:
+    facts = facts_of_run(run, "xgb")
+    cells, pixels = item_of(model), model_item(of_kind(facts, "xgb_pixels", "xgb"), model)
+    for told in (lambda item: item["id"], lambda item: item["properties"]["mlm:name"],
+                 lambda item: item["properties"]["mlm:input"][0]["description"]):  # fmt: skip
+        assert told(cells) != told(pixels)
+    assert "a pixel" in pixels["properties"]["mlm:input"][0]["description"]
+    assert model_card(of_kind(facts, "xgb_pixels", "xgb")).startswith(
+        "# Gradient-boosted trees on pixels of "
+    )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -161,6 +200,57 @@ def test_a_model_that_is_not_evaluated_says_so(run: Path, tmp_path: Path) -> Non
     assert "lczcube:scores" not in item_of(model)["properties"]
 
 
+def test_scores_of_older_models_can_be_left_out(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    write_run_models(moved, scores=False)
+    model = moved / "models" / "xgb"
+    assert "Not evaluated: nothing is known of how good it is" in (model / "card.md").read_text()
+    assert "lczcube:scores" not in item_of(model)["properties"]
+    facts = facts_of_run(moved, "xgb", scores=False)
+    assert (facts.scores, facts.per_city, facts.warnings) == ({}, {}, ())
+
+
+def test_only_the_models_that_are_asked_for_are_told_of(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    old = shutil.copytree(moved / "models" / "xgb", moved / "models" / "xgb_pixels")
+    (old / "card.md").write_text("as it was")
+    (item,) = write_run_models(moved, kinds=["xgb", "unet"])
+    assert item.parent.name == "xgb"
+    assert (old / "card.md").read_text() == "as it was"
+    assert len(write_run_models(moved)) == 2
+
+
+@pytest.mark.parametrize(
+    ("split", "folds", "cities"),
+    [
+        ("polygon", {"north": 0, "south": -1, "west": -2}, ("north", "south")),
+        ("given", {"north": 0, "south": -1, "west": -2}, ("south",)),
+        ("polygon", None, ("north", "south", "west")),
+    ],
+)
+def test_a_model_learnt_from_the_cities_whose_samples_train(
+    run: Path, tmp_path: Path, split: str, folds: dict[str, int] | None, cities: tuple[str, ...]
+) -> None:
+    told = dict(facts_of_run(run, "xgb").manifest)
+    told["settings"] = told["settings"] | {"run": told["settings"]["run"] | {"split": split}}
+    moved = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("*.zarr"))
+    (cube,) = moved.glob("*/cube.json")
+    for name in ("north", "south", "west"):
+        shutil.copytree(cube.parent, moved / name)
+    shutil.rmtree(cube.parent)
+    held_out = moved / "models" / "xgb" / "held_out.parquet"
+    if folds is None:
+        held_out.unlink()
+    else:
+        rows = pd.DataFrame({"city": list(folds), "fold": list(folds.values())})
+        rows.to_parquet(held_out)
+    assert facts_of_run(moved, "xgb", manifest=told).cities == cities
+    for city in cities:
+        shutil.rmtree(moved / city)
+    with pytest.raises(MissingInputError, match="no city with a cube"):
+        facts_of_run(moved, "xgb", manifest=told)
+
+
 def test_the_same_run_gives_the_same_bytes_anywhere(run: Path, model: Path, tmp_path: Path) -> None:
     before = digests(model)
     assert {"item.json", "card.md"} <= set(before)
@@ -185,6 +275,26 @@ def test_products_lead_to_the_items_of_their_models(run: Path, model: Path) -> N
     links = json.loads(item.read_text())["links"]
     targets = [(item.parent / link["href"]).resolve() for link in links]
     assert (model / "item.json").resolve() in targets
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_a_map_leads_to_the_model_that_its_group_names(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(moved / "models" / "xgb", moved / "models" / "xgb_pixels")
+    (store,) = moved.glob("*/lcz.zarr")
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    for name, _ in list(root.groups()):
+        root[name].attrs["model"] = "xgb_pixels"
+    zarr.consolidate_metadata(store)
+    (item,) = write_outputs(moved).path.rglob("items/*.json")
+    hrefs = [link["href"] for link in json.loads(item.read_text())["links"]]
+    assert [href for href in hrefs if "/models/" in href] == [
+        "../../../models/xgb_pixels/item.json"
+    ]
+
+
+def test_every_kind_that_a_run_can_train_has_its_words() -> None:
+    assert set(KINDS) == set(get_args(ModelKind))
 
 
 def test_facts_of_another_model_are_refused(run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dask.array as da
@@ -344,9 +345,26 @@ def test_one_class_is_refused() -> None:
         fit([one])
 
 
-def test_a_window_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(ModelError, match=r"window_px = 18 is not a multiple of 4.*use 20"):
-        fit([made_area(made_grid())], parameters=UnetParameters(window_px=18))
+@pytest.mark.parametrize(
+    ("window_px", "depth", "said"),
+    [
+        (18, 2, "window_px = 18: with depth 2 it is a multiple of 4 .*use 20"),
+        (16, 4, "window_px = 16: with depth 4 .* at least 32; use 32"),
+        (3, 1, "use 4"),
+    ],
+)
+def test_a_window_that_cannot_be_halved_is_refused(window_px: int, depth: int, said: str) -> None:
+    parameters = UnetParameters(window_px=window_px, depth=depth)
+    with pytest.raises(ModelError, match=said):
+        fit([made_area(made_grid())], parameters=parameters)
+
+
+def test_a_batch_of_one_window_of_the_least_side_is_learnt_from() -> None:
+    area = made_area(made_grid())
+    least = UnetParameters(epochs=1, width=2, depth=3, window_px=16, batch=1)
+    one = np.zeros_like(area.lcz)
+    one[:16, :16] = area.lcz[:16, :16]
+    assert fit([replace(area, lcz=one)], parameters=least).meta.classes == (3, 6)
 
 
 def test_a_diverging_fit_stops() -> None:

@@ -262,8 +262,8 @@ class RunTable(Table):
         Seed of everything random.
     models : tuple of str
         Kinds of models that are trained and kept: ``xgb``, ``linear``, ``forest``, ``knn`` on
-        features, ``unet`` and ``xgb_pixels`` on pixels. The first on features makes the map
-        ``cells``, the first on pixels the map ``pixels``.
+        features of cells, ``patch`` on their pixels, ``unet`` and ``xgb_pixels`` on pixels. The
+        first of a zone a cell makes the map ``cells``, the first of a zone a pixel ``pixels``.
     baselines : tuple of str
         Kinds that are only scored; also ``forest_pixels``, a forest on the bare centre pixel.
     stats : tuple of str
@@ -392,10 +392,20 @@ class UnetTable(NetworkTable):
     Attributes
     ----------
     window_px : int
-        Side of a training window, pixels.
+        Side of a training window, pixels: a multiple of ``2**depth``, at least ``2 * 2**depth``.
     """
 
     window_px: Count = 16
+
+    @model_validator(mode="after")
+    def _check_window(self) -> "UnetTable":
+        side, step = self.window_px, 2**self.depth
+        if side % step or side < 2 * step:
+            raise ValueError(
+                f"has [unet] window_px = {side}; with depth = {self.depth} it is a multiple of "
+                f"{step} and at least {2 * step}: use {max(-(-side // step), 2) * step}"
+            )
+        return self
 
 
 class PatchTable(NetworkTable):

@@ -24,6 +24,9 @@ MAX_SAMPLES = 5000
 NEVER = -1
 """Fold of a sample that was never held out."""
 
+UNUSED = -2
+"""Fold of a sample that no model of the validation trained on, nor was asked of."""
+
 _ROWS = 8192
 """Pixels that are standardised at a time."""
 
@@ -68,6 +71,7 @@ class Applicability:
         folds: npt.ArrayLike,
         weights: npt.ArrayLike | None = None,
         *,
+        trained: npt.ArrayLike | None = None,
         max_samples: int = MAX_SAMPLES,
     ) -> Self:
         """The area of applicability of a model.
@@ -75,14 +79,18 @@ class Applicability:
         Parameters
         ----------
         features : numpy.ndarray
-            float32, (n, n_features): all training samples; NaN where unknown.
+            float32, (n, n_features): all samples; NaN where unknown.
         folds : array_like of int
             (n,): the fold that held the sample out when the model was validated; -1 for samples
-            that only trained. The threshold is as strict as that split: folds of polygons allow
-            what another polygon may bring, folds of cities what another city may.
+            that only trained, -2 for unused ones, which are left out. The threshold is as strict
+            as that split: folds of polygons allow what another polygon may bring, folds of cities
+            what another city may.
         weights : array_like of float, optional
             (n_features,): importance of each feature to the model, such as a booster's total gain;
             0 leaves it out. Default: 1.
+        trained : array_like of bool, optional
+            (n,): samples that the model itself trains on. Others are not what a pixel is compared
+            with; those that were held out take part in the threshold. Default: all that are used.
         max_samples : int
             Samples to keep. Default 5,000: time grows with them. Of more the same are kept each
             time, of every fold its share, in whatever order they come.
@@ -91,39 +99,46 @@ class Applicability:
         ------
         ModelError
             If shapes do not fit, a feature is infinite, no feature that has a weight varies, a
-            weight is negative, or fewer than two folds held samples out.
+            weight is negative, no sample was held out, or a fold that was has no training sample of
+            another fold to be compared with.
 
         Notes
         -----
         Dissimilarity of a sample is the distance to the nearest training sample by the mean
         distance between training samples, both of features that are standardised, then weighted.
-        The threshold is that of the training samples to those of other folds: their 75th percentile
-        and 1.5 interquartile ranges more, at most their maximum.
+        The threshold is that of samples that were held out, to training samples of other folds:
+        their 75th percentile and 1.5 interquartile ranges more, at most their maximum.
 
         An unknown feature counts as the mean of training; CAST gives no answer there. A feature
         that does not vary in training is left out, as the model cannot have learnt from it; CAST
         refuses it.
         """
-        folds = np.asarray(folds)
+        fold = np.asarray(folds)
+        is_used = np.ones(len(features), bool) if trained is None else np.asarray(trained)
         weight = np.ones(features.shape[-1]) if weights is None else np.asarray(weights, np.float64)
-        _require_table(features, folds, weight, max_samples)
-        rows = _thinned(features, folds, max_samples)
-        samples, fold = np.ascontiguousarray(features[rows], np.float32), folds[rows]
-        _require_folds(fold)
+        _require_table(features, fold, weight, is_used, max_samples)
+        learnt = np.flatnonzero(is_used & (fold != UNUSED))
+        only_asked = np.flatnonzero(~is_used & _was_held_out(fold))
+        rows = learnt[_thinned(features[learnt], fold[learnt], max_samples)]
+        more = only_asked[_thinned(features[only_asked], fold[only_asked], max_samples)]
+        asked = np.concatenate([rows[_was_held_out(fold[rows])], more])
+        _require_folds(fold[rows], fold[asked])
+        samples = np.ascontiguousarray(features[rows], np.float32)
         center, scale, varies = _moments(samples)
         weight = np.where(varies, weight, 0)
         _require_weight(weight)
         points = _standardised(samples, center, scale, weight)
         mean_distance = _mean_distance(points)
-        away = _to_other_folds(points, fold) / mean_distance
+        held_out = _standardised(features[asked], center, scale, weight)
+        away = _to_other_folds(points, fold[rows], held_out, fold[asked])
         return cls(
             samples=samples,
             center=center,
             scale=scale,
             weight=weight,
             mean_distance=mean_distance,
-            threshold=_threshold(away),
-            n_train=len(features),
+            threshold=_threshold(away / mean_distance),
+            n_train=len(learnt),
         )
 
     def dissimilarity(self, features: Float32) -> Float32:
@@ -223,10 +238,18 @@ def _mean_distance(points: Float64) -> float:
     return total / (n * (n - 1))
 
 
-def _to_other_folds(points: Float64, folds: npt.NDArray[Any]) -> Float64:
-    """Distance of each sample that was held out to the nearest of another fold."""
-    held = [fold for fold in np.unique(folds) if fold != NEVER]
-    parts = [nearest_donors(points[folds != one], points[folds == one], 1)[0] for one in held]
+def _was_held_out(fold: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    return np.asarray((fold != NEVER) & (fold != UNUSED))
+
+
+def _to_other_folds(
+    points: Float64, folds: npt.NDArray[Any], held_out: Float64, held_folds: npt.NDArray[Any]
+) -> Float64:
+    """Distance of each sample that was held out to the nearest training sample of another fold."""
+    parts = [
+        nearest_donors(points[folds != one], held_out[held_folds == one], 1)[0]
+        for one in np.unique(held_folds)
+    ]
     return np.concatenate(parts)[:, 0]
 
 
@@ -236,12 +259,21 @@ def _threshold(dissimilarity: Float64) -> float:
 
 
 def _require_table(
-    features: Float32, folds: npt.NDArray[Any], weight: Float64, max_samples: int
+    features: Float32,
+    folds: npt.NDArray[Any],
+    weight: Float64,
+    trained: npt.NDArray[Any],
+    max_samples: int,
 ) -> None:
     if features.ndim != 2 or folds.shape != (len(features),):
         raise ModelError(
             f"features of shape {features.shape}, folds of {folds.shape}; they are "
             "(n, n_features) and (n,)."
+        )
+    if trained.shape != folds.shape or trained.dtype != bool:
+        raise ModelError(
+            f"trained of shape {trained.shape} and dtype {trained.dtype} for {len(features)} "
+            "samples; give one bool a sample: whether the model trains on it."
         )
     if np.isinf(features).any():
         raise ModelError("a feature of training is infinite; use NaN where it is unknown.")
@@ -254,12 +286,13 @@ def _require_table(
         raise ModelError(f"max_samples = {max_samples}: distances want 2 or more.")
 
 
-def _require_folds(fold: npt.NDArray[Any]) -> None:
-    held = np.setdiff1d(fold, [NEVER])
-    if held.size == 0 or np.unique(fold).size < 2:
+def _require_folds(trained: npt.NDArray[Any], held_out: npt.NDArray[Any]) -> None:
+    held = np.unique(held_out)
+    if held.size == 0 or not all((trained != fold).any() for fold in held):
         raise ModelError(
-            f"{held.size} folds held samples out; the threshold compares samples of different "
-            "folds. Give the folds of the cross-validation, two or more."
+            f"{held.size} folds held samples out, and {len(trained)} samples train; the threshold "
+            "compares samples with training samples of other folds. Give the folds of the "
+            "cross-validation, two or more, or samples that only trained (-1)."
         )
 
 

@@ -145,6 +145,7 @@ def fit_confidence(
     folds: npt.ArrayLike | None = None,
     features: Float32 | None = None,
     weights: npt.ArrayLike | None = None,
+    trained: npt.ArrayLike | None = None,
     settings: ConfidenceSettings | None = None,
 ) -> Confidence:
     """The confidence of a model, from the out-of-fold predictions of its training samples.
@@ -163,12 +164,16 @@ def fit_confidence(
         (n,): of two or more, coverage is that of each city by sets of the others. It says what
         sets are worth in a new city if the folds are cities too. Default: one city.
     folds : array_like of int, optional
-        (n,): the fold that held each sample out, -1 for none. Wanted with ``features``, and where
-        a fold's model may not have seen every class: samples of those it had not are left out.
+        (n,): the fold that held each sample out, -1 for none, -2 for samples that are not used.
+        Wanted with ``features``, and where a fold's model may not have seen every class: samples
+        of those it had not are left out.
     features : numpy.ndarray, optional
         float32, (n, n_features): what the model sees. Default: no area of applicability.
     weights : array_like of float, optional
         (n_features,): importance of each feature to the model. Default: 1.
+    trained : array_like of bool, optional
+        (n,): samples that the model itself trains on, with splits that are given not all; see
+        :meth:`Applicability.fit`. Default: all that are used.
     settings : ConfidenceSettings, optional
         Default: those of the class.
 
@@ -195,7 +200,7 @@ def fit_confidence(
     applicability = None
     if features is not None:
         applicability = Applicability.fit(
-            features, _required(folds), weights, max_samples=chosen.max_samples
+            features, _required(folds), weights, trained=trained, max_samples=chosen.max_samples
         )
     return Confidence(
         calibration=fit_calibration(

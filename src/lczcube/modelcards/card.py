@@ -29,7 +29,7 @@ _TITLES = {
 
 def model_card(facts: ModelFacts) -> str:
     """The card of a model as Markdown; the same text for the same facts."""
-    head = f"# {kind_of(facts.meta).architecture} of {facts.run}"
+    head = f"# {kind_of(facts).architecture} of {facts.run}"
     made_up = (
         ["**Synthetic: made from made-up data. Nothing it maps is real.**"]
         if facts.is_synthetic
@@ -84,7 +84,7 @@ def _ai_derived(facts: ModelFacts) -> str:
 def _training(facts: ModelFacts) -> str:
     meta, run = facts.meta, facts.settings
     weight = float(run.get("pseudo_weight", 0.0))
-    unit = "labelled pixels" if kind_of(meta).task == "semantic-segmentation" else "samples"
+    unit = "labelled pixels" if kind_of(facts).task == "semantic-segmentation" else "samples"
     settings = ", ".join(f"{name} {value}" for name, value in sorted(meta.parameters.items()))
     lines = [
         f"{meta.n_train} {unit} of {_listed(facts.cities)}.",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lczcube.catalog import open_catalog
 from lczcube.confidence import Confidence
 from lczcube.errors import MissingInputError
@@ -16,6 +18,12 @@ from lczcube.models.meta import ModelMeta, read_meta
 from lczcube.sources.footprints import Footprint, footprint, geometry_footprint
 
 NO_SCORES: Mapping[str, Any] = {}
+
+HELD_OUT_NAME = "held_out.parquet"
+"""In a model's folder: a row for each sample, with ``city`` and the ``fold`` that held it out."""
+
+_NEVER, _UNUSED = -1, -2
+"""Folds of samples that only train, and of those that take no part."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class ModelFacts:
     ----------
     run : str
         Id of the city file it was trained by.
+    name : str
+        Of its folder in ``models/``: the kind that the run calls it, such as ``xgb_pixels``.
     meta : ModelMeta
         What it was trained on.
     manifest : mapping
@@ -50,6 +60,7 @@ class ModelFacts:
     """
 
     run: str
+    name: str
     meta: ModelMeta
     manifest: Mapping[str, Any]
     cities: tuple[str, ...]
@@ -84,7 +95,11 @@ class ModelFacts:
 
 
 def facts_of_run(
-    folder: str | Path, name: str, *, manifest: Mapping[str, Any] | None = None
+    folder: str | Path,
+    name: str,
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    scores: bool = True,
 ) -> ModelFacts:
     """The facts of a model of a run folder; reads metadata only.
 
@@ -96,6 +111,9 @@ def facts_of_run(
         Folder of the model in ``models/``, such as ``xgb``.
     manifest : mapping, optional
         What maps of the run are made of. Default: what the store of one of its maps says.
+    scores : bool
+        False leaves out the scores of the run: those of before the model was trained anew are of
+        another one.
 
     Raises
     ------
@@ -103,26 +121,52 @@ def facts_of_run(
         If model, catalog or cubes are not there; or no map, and no manifest is given.
     """
     run = Path(folder)
-    cubes = {path.parent.name: path for path in sorted(run.glob("*/cube.json"))}
-    if not cubes:
-        raise MissingInputError(
-            f"{run} has no city with a cube (CITY/cube.json); run `lczcube cube {run}` first."
-        )
+    found = _cubes(run)
     told = _manifest(run) if manifest is None else manifest
     meta = read_meta(run / "models" / name)
-    scores = _read_scores(run)
+    taught = _taught(run / "models" / name, str(told["settings"]["run"]["split"]))
+    cubes = found if taught is None else _cubes(run, taught)
+    scored = _read_scores(run) if scores else {}
     return ModelFacts(
         run=str(told["id"]),
+        name=name,
         meta=meta,
         manifest=told,
         cities=tuple(cubes),
         outline=_outline([_grid(path) for path in cubes.values()]),
         label_items=_label_items(run, told),
-        scores=scores.get("scores", {}).get(name, NO_SCORES),
-        per_city={city: of[name] for city, of in scores.get("per_city", {}).items() if name in of},
-        warnings=tuple(scores.get("warnings", ())),
+        scores=scored.get("scores", {}).get(name, NO_SCORES),
+        per_city={city: of[name] for city, of in scored.get("per_city", {}).items() if name in of},
+        warnings=tuple(scored.get("warnings", ())),
         confidence=_confidence(run / "models" / name),
     )
+
+
+def _taught(model: Path, split: str) -> set[str] | None:
+    """Cities of the samples that a model trained on; None where its folder does not say.
+
+    With splits that are given, what is held out is not trained on.
+    """
+    path = model / HELD_OUT_NAME
+    if not path.is_file():
+        return None
+    samples = pd.read_parquet(path, columns=["city", "fold"])
+    fold = samples["fold"]
+    learnt = fold == _NEVER if split == "given" else fold != _UNUSED
+    return set(samples["city"][learnt])
+
+
+def _cubes(run: Path, cities: set[str] | None = None) -> dict[str, Path]:
+    """Descriptions of the cubes by city, sorted; of some cities, or all."""
+    found = {path.parent.name: path for path in sorted(run.glob("*/cube.json"))}
+    cubes = {city: path for city, path in found.items() if cities is None or city in cities}
+    if not cubes:
+        asked = f" among {', '.join(sorted(cities))}, which train" if cities else ""
+        raise MissingInputError(
+            f"{run} has no city with a cube (CITY/cube.json){asked}; run `lczcube cube {run}` "
+            "first."
+        )
+    return cubes
 
 
 def _manifest(run: Path) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lczcube.catalog.documents import GEOJSON_TYPE, Document, link_to
 from lczcube.lcz import N_CLASSES, stac_classes
-from lczcube.modelcards.facts import ModelFacts
+from lczcube.modelcards.facts import HELD_OUT_NAME, ModelFacts
 from lczcube.models.meta import META_NAME, ModelMeta
 from lczcube.sources.files import file_facts
 from lczcube.sources.items import (
@@ -47,7 +47,7 @@ OTHER_FILES: Mapping[str, tuple[str, str, str, str]] = {
         "data",
     ),
     "held_out": (
-        "held_out.parquet",
+        HELD_OUT_NAME,
         "application/vnd.apache.parquet",
         "What models like it said of labels that they had not seen",
         "data",
@@ -59,6 +59,9 @@ METRICS = ("oa", "oa_u", "oa_bu", "oa_w", "macro_f1", "kappa", "calibration_erro
 """Scores that documents tell, in this order."""
 
 
+InputForm = Literal["features", "pixel", "window", "image"]
+
+
 @dataclass(frozen=True)
 class Kind:
     """How the MLM extension names a kind of model.
@@ -67,6 +70,9 @@ class Kind:
     ----------
     architecture, framework, artifact : str
         ``mlm:architecture``, ``mlm:framework``, ``mlm:artifact_type``.
+    input : str
+        What one zone is told from: ``features`` of a window, the bands of a ``pixel``, the pixels
+        of a ``window``; or an ``image``, of which each pixel gets one.
     task : str
         Of ``mlm:tasks``: one zone for a window, or one for each pixel.
     """
@@ -74,17 +80,39 @@ class Kind:
     architecture: str
     framework: str
     artifact: str
+    input: InputForm = "features"
     task: str = "scene-classification"
 
 
+_BOOSTER, _TORCH = "xgboost.Booster.save_raw", "safetensors.torch.save_file"
+
 KINDS: Mapping[str, Kind] = {
-    "xgb": Kind("Gradient-boosted trees", "XGBoost", "xgboost.Booster.save_raw"),
+    "xgb": Kind("Gradient-boosted trees", "XGBoost", _BOOSTER),
+    "xgb_pixels": Kind(
+        "Gradient-boosted trees on pixels", "XGBoost", _BOOSTER, "pixel", "semantic-segmentation"
+    ),
     "linear": Kind("Linear probe", "scikit-learn", "safetensors"),
     "forest": Kind("Random forest", "scikit-learn", "safetensors"),
     "knn": Kind("Nearest neighbours", "scikit-learn", "safetensors"),
-    "patch": Kind("Patch network", "PyTorch", "safetensors.torch.save_file"),
-    "unet": Kind("U-Net", "PyTorch", "safetensors.torch.save_file", task="semantic-segmentation"),
+    "patch": Kind("Patch network", "PyTorch", _TORCH, "window"),
+    "unet": Kind("U-Net", "PyTorch", _TORCH, "image", "semantic-segmentation"),
 }
+"""By the kind that a run names, which is the name of the model's folder."""
+
+_INPUTS: Mapping[InputForm, tuple[str, str]] = {
+    "features": ("features", "Statistics of decoded bands over a window, NaN where unknown."),
+    "pixel": ("pixels", "Decoded bands of a pixel, NaN where invalid."),
+    "window": (
+        "pixels",
+        "Decoded bands of the pixels of a window, NaN where invalid; the model normalises them "
+        "itself.",
+    ),
+    "image": (
+        "pixels",
+        "Decoded bands of pixels, NaN where invalid; the model normalises them itself.",
+    ),
+}
+"""Name and description of each form."""
 
 
 def model_item(facts: ModelFacts, folder: Path) -> Document:
@@ -96,17 +124,17 @@ def model_item(facts: ModelFacts, folder: Path) -> Document:
         If there are no weights in the folder.
     """
     meta = facts.meta
-    kind = kind_of(meta)
+    kind = kind_of(facts)
     years = _years(facts)
     item = new_item(
-        safe_id(f"{facts.run}_{meta.kind}"),
+        safe_id(f"{facts.run}_{facts.name}"),
         facts.outline,
         year=max(years, default=None),
         properties={
             **({"start_datetime": f"{min(years)}-01-01T00:00:00Z"} if years else {}),
             "title": f"Local Climate Zones by {kind.architecture}, {facts.run}",
             "bands": _bands(meta),
-            "mlm:name": safe_id(f"lcz {meta.kind} {facts.run}"),
+            "mlm:name": safe_id(f"lcz {facts.name} {facts.run}"),
             "mlm:architecture": kind.architecture,
             "mlm:tasks": [kind.task],
             "mlm:framework": kind.framework,
@@ -130,9 +158,9 @@ def model_item(facts: ModelFacts, folder: Path) -> Document:
     return values | {"links": labels, "assets": _assets(folder, meta, kind)}
 
 
-def kind_of(meta: ModelMeta) -> Kind:
-    """The MLM terms of a model; of a kind that is not known here, its own name."""
-    return KINDS.get(meta.kind, Kind(meta.kind, "scikit-learn", meta.kind, task="classification"))
+def kind_of(facts: ModelFacts) -> Kind:
+    """The MLM terms of a model; of a folder of another name, those of what it holds."""
+    return KINDS.get(facts.name, KINDS[facts.meta.kind])
 
 
 def training(facts: ModelFacts) -> dict[str, Any]:
@@ -177,38 +205,42 @@ def _years(facts: ModelFacts) -> list[int]:
 
 
 def _input(meta: ModelMeta, kind: Kind) -> dict[str, Any]:
-    is_pixels = kind.task == "semantic-segmentation"
-    described = (
-        "Decoded bands of pixels, NaN where invalid; the model normalises them itself."
-        if is_pixels
-        else "Statistics of decoded bands over a window, NaN where unknown."
-    )
+    name, described = _INPUTS[kind.input]
     return {
-        "name": "pixels" if is_pixels else "features",
+        "name": name,
         "description": described,
         "bands": list(meta.features),
-        "input": {
-            "shape": [-1, len(meta.features), *([-1, -1] if is_pixels else [])],
-            "dim_order": ["batch", "bands", *(["height", "width"] if is_pixels else [])],
-            "data_type": "float32",
-        },
+        "input": _array("bands", len(meta.features), _sides(meta, kind)),
         "value_scaling": None,
         "resize_type": None,
     }
 
 
+def _sides(meta: ModelMeta, kind: Kind) -> list[int]:
+    match kind.input:
+        case "window":
+            return [int(meta.parameters["window_px"])] * 2
+        case "image":
+            return [-1, -1]
+        case _:
+            return []
+
+
 def _output(kind: Kind) -> dict[str, Any]:
-    is_pixels = kind.task == "semantic-segmentation"
     return {
         "name": "probability",
         "description": "Probability of each Local Climate Zone, in the order of its codes 1-17.",
         "tasks": [kind.task],
-        "result": {
-            "shape": [-1, N_CLASSES, *([-1, -1] if is_pixels else [])],
-            "dim_order": ["batch", "class", *(["height", "width"] if is_pixels else [])],
-            "data_type": "float32",
-        },
+        "result": _array("class", N_CLASSES, [-1, -1] if kind.input == "image" else []),
         "classification:classes": stac_classes()[1:],
+    }
+
+
+def _array(dim: str, size: int, sides: list[int]) -> dict[str, Any]:
+    return {
+        "shape": [-1, size, *sides],
+        "dim_order": ["batch", dim, *(["height", "width"] if sides else [])],
+        "data_type": "float32",
     }
 
 

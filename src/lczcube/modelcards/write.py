@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,13 @@ def write_model_documents(folder: str | Path, facts: ModelFacts) -> tuple[Path, 
 
 
 def write_run_models(
-    folder: str | Path, *, manifest: Mapping[str, Any] | None = None
+    folder: str | Path,
+    *,
+    manifest: Mapping[str, Any] | None = None,
+    kinds: Sequence[str] | None = None,
+    scores: bool = True,
 ) -> list[Path]:
-    """Item and card of every model of a run folder; with scores once it is evaluated.
+    """Item and card of the models of a run folder; with scores once it is evaluated.
 
     Parameters
     ----------
@@ -58,6 +62,11 @@ def write_run_models(
         The run folder.
     manifest : mapping, optional
         What its maps are made of. Default: what the store of one of them says.
+    kinds : sequence of str, optional
+        Folders in ``models/``; those that are not there are passed over. Default: all, also those
+        that another city file left.
+    scores : bool
+        False leaves out the scores that the folder holds, as they are of older models.
 
     Returns
     -------
@@ -69,8 +78,11 @@ def write_run_models(
     MissingInputError
         As :func:`facts_of_run`.
     """
-    models = sorted(path.parent for path in Path(folder).glob(f"models/*/{META_NAME}"))
+    found = sorted(path.parent for path in Path(folder).glob(f"models/*/{META_NAME}"))
     return [
-        write_model_documents(model, facts_of_run(folder, model.name, manifest=manifest))[0]
-        for model in models
+        write_model_documents(
+            model, facts_of_run(folder, model.name, manifest=manifest, scores=scores)
+        )[0]
+        for model in found
+        if kinds is None or model.name in kinds
     ]

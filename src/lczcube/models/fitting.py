@@ -281,6 +281,8 @@ class _Run:
             for batch in checking.in_order():
                 logits, target, share = self._forward(batch)
                 total = float(share.sum())
+                if total == 0:  # labels of no class that is trained on, which have no loss
+                    continue
                 loss += float(masked_loss(logits, target, share, dice=0)) * total
                 weight += total
                 counts = share > 0
@@ -291,6 +293,7 @@ class _Run:
                     .cpu()
                     .numpy()
                 )
+        _require_finite(loss, self.fit, of="validation loss")
         return {"valid_loss": loss / weight, "valid_macro_f1": _macro_f1(confusion)}
 
     def final_state(self) -> State:
@@ -402,9 +405,9 @@ def _macro_f1(confusion: npt.NDArray[np.int64]) -> float:
     return float((2 * np.diag(confusion)[occurs] / size[occurs]).mean())
 
 
-def _require_finite(loss: float, fit: Fit) -> None:
+def _require_finite(loss: float, fit: Fit, *, of: str = "loss") -> None:
     if not np.isfinite(loss):
         raise ModelError(
-            f"{fit.kind} loss is {loss}: training diverged. Lower learning_rate "
+            f"{fit.kind} {of} is {loss}: training diverged. Lower learning_rate "
             f"(now {fit.parameters.learning_rate:g}), and look for extreme values in the image."
         )

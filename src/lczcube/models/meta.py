@@ -25,7 +25,8 @@ class ModelMeta:
     Attributes
     ----------
     kind : str
-        ``xgb``, ``unet``, ``linear``, ``forest`` or ``knn``.
+        What the folder holds: ``xgb``, ``unet``, ``patch``, ``linear``, ``forest`` or ``knn``. Of
+        trees on pixels, which a run calls ``xgb_pixels``, it is ``xgb`` too.
     features : tuple of str
         Names of the features, or of the bands of a U-Net, in the order of training.
     products : tuple of str

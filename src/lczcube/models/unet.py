@@ -36,7 +36,8 @@ class UnetParameters(TrainingParameters):
     depth : int
         Levels down; 2 sees 23 pixels in each direction.
     window_px : int
-        Side of a training window, a multiple of ``2**depth``.
+        Side of a training window, a multiple of ``2**depth`` and at least ``2 * 2**depth``: batch
+        normalisation wants more than one pixel at the bottom.
 
     Notes
     -----
@@ -210,12 +211,11 @@ def _build(n_inputs: int, n_classes: int, parameters: UnetParameters) -> Any:
 
 def _require_parameters(parameters: UnetParameters) -> None:
     require_training(KIND, parameters, counts=("width", "depth", "window_px"))
-    step = 2**parameters.depth
-    if parameters.window_px % step:
-        grown = -(-parameters.window_px // step) * step
+    side, step = parameters.window_px, 2**parameters.depth
+    if side % step or side < 2 * step:
         raise ModelError(
-            f"unet window_px = {parameters.window_px} is not a multiple of {step}, which depth "
-            f"{parameters.depth} halves away; use {grown}."
+            f"unet window_px = {side}: with depth {parameters.depth} it is a multiple of {step} "
+            f"and at least {2 * step}; use {max(-(-side // step), 2) * step}."
         )
 
 
