@@ -1,17 +1,21 @@
 """The command `lczcube export` on a run: which files it writes, whole or not at all."""
 
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import xarray as xr
 from matplotlib.image import imread
 from rio_cogeo import cog_validate
 
-from lczcube.exports import FORMATS, ExportOptions, export_run
+from lczcube.errors import StoreError
+from lczcube.exports import FORMATS, ExportOptions, export_run, open_map
 from lczcube.exports.of_run import map_tags
+from lczcube.products import as_percent, manifest, open_product, write_product
 from lczcube.runfolder import open_run
 from lczcube.synth import write_world
 from tests.conftest import PROJECT
@@ -160,3 +164,57 @@ def test_the_guide_smooths_a_map(run: Path) -> None:
     exec(code.replace("RUN/CITY", str(run / CITY)), seen)
     assert seen["smooth"].chunks is not None
     assert seen["smooth"].shape == xr.open_zarr(run / CITY / "lcz.zarr", group="cells")["lcz"].shape
+
+
+@pytest.fixture(scope="module")
+def two_years(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with a store of 2019 and 2021; in 2019 all that has a class is LCZ 6."""
+    moved = shutil.copytree(run, tmp_path_factory.mktemp("years") / "run")
+    store = moved / CITY / "lcz.zarr"
+    told, cells = manifest(store), open_product(store, "cells").load().drop_encoding()
+    other = cells.assign(lcz=xr.where(cells["lcz"] > 0, 6, 0).astype(np.uint8))
+    times = pd.DatetimeIndex(["2019-01-01", "2021-01-01"], name="time").as_unit("ns")
+    both = xr.concat([other, cells], times).assign_attrs(cells.attrs)
+    for name in ("confidence", "probability"):
+        both[name] = as_percent(both[name])
+    write_product({"cells": both}, store, attrs=told, overwrite=True, identity="both")
+    return moved
+
+
+def test_a_map_of_several_years_is_exported_by_year(two_years: Path, tmp_path: Path) -> None:
+    command = ("export", two_years, "--what", "cog", "geoparquet", "png", "--year")
+    for year in (2019, 2021):
+        assert lczcube(*command, str(year), "--out", tmp_path / str(year)) == 0
+    maps = xr.open_zarr(two_years / CITY / "lcz.zarr", group="cells")
+    for index, year in enumerate((2019, 2021)):
+        with rasterio.open(tmp_path / str(year) / CITY / "lcz.tif") as file:
+            np.testing.assert_array_equal(file.read(1), maps["lcz"].isel(time=index))
+            assert file.tags()["REPRESENTATIVE_YEAR"] == str(year)
+        table = gpd.read_parquet(tmp_path / str(year) / CITY / "lcz_cells.parquet")
+        assert set(table["lcz"]) == set(np.unique(maps["lcz"].isel(time=index))) - {0}
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ((), "holds maps of 2019, 2021; name one of them: --year"),
+        (("--year", "2020"), "holds maps of 2019, 2021 and none of 2020"),
+    ],
+)
+def test_a_year_that_is_not_named_or_not_there_is_refused_before_anything_is_written(
+    two_years: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    named: tuple[str, ...],
+    words: str,
+) -> None:
+    status, said = refused(capsys, "export", two_years, *named, "--out", tmp_path)
+    assert (status, words in said) == (1, True), said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_map_of_one_year_says_which_it_is(run: Path) -> None:
+    store = run / CITY / "lcz.zarr"
+    assert open_map(store, year=2021).data.equals(open_map(store).data)
+    with pytest.raises(StoreError, match="holds maps of 2021 and none of 2020"):
+        open_map(store, year=2020)

@@ -440,6 +440,7 @@ def export(
     out: Path | None = None,
     city: Several = (),
     group: str | None = None,
+    year: int | None = None,
     fill: Path | None = None,
     margin_km: float = 50.0,
     heights: Path | None = None,
@@ -464,6 +465,8 @@ def export(
         Cities; default: all of the run.
     group
         pixels or cells. Default: cells for geoparquet, else the finest there is.
+    year
+        Of a run that maps several years: which one.
     fill
         For wrf: a map of LCZ in EPSG:4326 for what lies outside ours, such as the global one.
     margin_km
@@ -486,7 +489,7 @@ def export(
 
     run = open_run(folder, config, progress=_progress())
     formats = [name for each in what for name in each.split(",") if name] or DEFAULT_FORMATS
-    options = ExportOptions(group, fill, margin_km, heights, min_area_km2, thin_m)
+    options = ExportOptions(group, fill, margin_km, heights, min_area_km2, thin_m, year)
     if dry_run:
         print(plan_export(run, formats, out=out, cities=city, options=options))
         return

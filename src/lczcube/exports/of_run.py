@@ -9,15 +9,14 @@ from lczcube import __version__
 from lczcube.errors import ConfigError, LabelError, StoreError
 from lczcube.exports.canopy_parameters import DEFAULT_MIN_AREA_KM2, building_parameters
 from lczcube.exports.cells import write_cells
-from lczcube.exports.product_map import ProductMap, open_map
+from lczcube.exports.product_map import YEAR_TAG, ProductMap, open_map
 from lczcube.exports.rasters import write_100m, write_generator, write_map_cog
 from lczcube.exports.styles import write_clr, write_qml
 from lczcube.exports.training_areas import write_training_areas
 from lczcube.exports.wrf import DEFAULT_MARGIN_KM, write_wrf_map
-from lczcube.products import write_map_png
+from lczcube.products import MAP_STORE, map_groups, write_map_png
 from lczcube.runfolder import Run
 
-MAP_STORE = "lcz.zarr"
 FOLDER = "exports"
 """Of a city's folder, where exports go unless another place is named."""
 
@@ -42,6 +41,8 @@ class ExportOptions:
         For ``ucp``: ground of a class that its own values need, km2.
     thin_m : float
         For ``kml``: tolerance of the outlines, m.
+    year : int, optional
+        Which map of a run that maps several years.
     """
 
     group: str | None = None
@@ -50,6 +51,7 @@ class ExportOptions:
     heights: Path | None = None
     min_area_km2: float = DEFAULT_MIN_AREA_KM2
     thin_m: float = 0.0
+    year: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class CityExport:
 
     def map(self, *, prefer: str = "pixels") -> ProductMap:
         """The city's map, of the group asked for, else ``prefer``, else the one there is."""
-        return open_map(self.store, self.group(prefer=prefer), tags=map_tags(self.run))
+        group = self.group(prefer=prefer)
+        return open_map(self.store, group, year=self.options.year, tags=map_tags(self.run))
 
     def group(self, *, prefer: str = "pixels") -> str:
         """Name of that group.
@@ -72,13 +75,14 @@ class CityExport:
         StoreError
             If there is no map, or not that group.
         """
-        held = [name for name in ("pixels", "cells") if (self.store / name).is_dir()]
+        held = map_groups(self.store) if self.store.is_dir() else []
         asked = self.options.group
         if not held or (asked is not None and asked not in held):
             raise StoreError(
                 f"{self.store} holds {', '.join(held) or 'no map'}"
                 + (f" and no group {asked!r}" if asked else "")
-                + "; `lczcube predict RUN` writes maps: cells by xgb, pixels by unet."
+                + "; `lczcube predict RUN` writes maps: the first model of cells and the first of "
+                "pixels in [run] models make one each."
             )
         return asked or (prefer if prefer in held else held[0])
 
@@ -135,7 +139,8 @@ def export_run(
     ConfigError
         If a format or a city is unknown, or lacks an option that it needs.
     StoreError
-        If a map, or a group, is not there, or a file is and ``overwrite`` is false.
+        If a map, a group or a year is not there, a run maps several years and none is named, or a
+        file is there and ``overwrite`` is false.
     """
     jobs = _jobs(run, formats, cities, options or ExportOptions())
     targets = {job.city: _targets(job, formats, out) for job in jobs}
@@ -191,7 +196,7 @@ def map_tags(run: Run) -> dict[str, str]:
     tags = {
         "TIFFTAG_SOFTWARE": f"lczcube {__version__}",
         "LCZCUBE_ID": run.config.id,
-        "REPRESENTATIVE_YEAR": ", ".join(map(str, sorted(years))),
+        YEAR_TAG: ", ".join(map(str, sorted(years))),
         "FEATURES": ", ".join(run.table.features),
         "LABELS": ", ".join(run.table.labels),
         "LABEL_AUTHORS": "; ".join(_authors(run)),
@@ -239,7 +244,7 @@ def _jobs(
         for name in formats:
             prefer = FORMATS[name].prefer
             if prefer is not None:
-                job.group(prefer=prefer)
+                job.map(prefer=prefer)
     return jobs
 
 
@@ -305,7 +310,7 @@ def _qgis(_: CityExport, folder: Path) -> None:
 def _png(job: CityExport, folder: Path) -> None:
     lcz_map = job.map()
     tags = lcz_map.tags
-    year = f" {tags['REPRESENTATIVE_YEAR']}" if "REPRESENTATIVE_YEAR" in tags else ""
+    year = f" {tags[YEAR_TAG]}" if YEAR_TAG in tags else ""
     made_up = " (synthetic data)" if "SYNTHETIC" in tags else ""
     title = f"Local Climate Zones, {job.city}{year}{made_up}"
     crs = str(lcz_map.geobox.crs)
@@ -331,7 +336,7 @@ def _ucp(job: CityExport, folder: Path) -> None:
 
 def _kml(job: CityExport, folder: Path) -> None:
     labels, tags = job.run.labels(job.city), map_tags(job.run)
-    named = ("REPRESENTATIVE_YEAR", "LABELS", "LABEL_AUTHORS", "LABEL_LICENSES")
+    named = (YEAR_TAG, "LABELS", "LABEL_AUTHORS", "LABEL_LICENSES")
     note = "; ".join(f"{key.lower()}: {tags[key]}" for key in named if key in tags)
     try:
         write_training_areas(
