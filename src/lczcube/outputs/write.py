@@ -32,7 +32,8 @@ from lczcube.catalog.folder import (
 )
 from lczcube.catalog.geoparquet import write_geoparquet
 from lczcube.errors import StoreError
-from lczcube.outputs.items import MAP_STORE, CityItems, MappedRun, city_items
+from lczcube.outputs.items import CityItems, MappedRun, city_items
+from lczcube.products import MAP_STORE
 from lczcube.sources.items import PARQUET_TYPE, safe_id
 
 PRODUCTS = "products"
