@@ -12,6 +12,7 @@ import xarray as xr
 from matplotlib.image import imread
 from rio_cogeo import cog_validate
 
+from lczcube.catalog import open_catalog
 from lczcube.errors import StoreError
 from lczcube.exports import FORMATS, ExportOptions, export_run, open_map
 from lczcube.exports.of_run import map_tags
@@ -143,13 +144,57 @@ def test_a_run_without_a_map_is_refused(
 
 
 def test_tags_name_year_labels_licences_and_version(run: Path) -> None:
-    tags = map_tags(open_run(run))
+    tags = map_tags(run / CITY / "lcz.zarr", open_run(run).catalog)
     assert tags["TIFFTAG_SOFTWARE"].startswith("lczcube ")
     assert tags["REPRESENTATIVE_YEAR"] == "2021"
     assert tags["SYNTHETIC"] == "yes"
     assert set(tags["LABELS"].split(", ")) == {
         part.split(": ")[0] for part in tags["LABEL_LICENSES"].split("; ")
     }
+
+
+@pytest.fixture
+def other_map(run: Path, tmp_path: Path) -> Path:
+    """The run with a map that says another version, year and licence; labels were for rules too."""
+    moved = shutil.copytree(run, tmp_path / "run")
+    store = moved / CITY / "lcz.zarr"
+    told, cells = manifest(store), open_product(store, "cells").load().drop_encoding()
+    told["lczcube_version"], told["settings"]["run"]["year"] = "0.0.1", 1999
+    told["inputs"]["labels"] |= {"role": "labels and rules", "license": "ODbL-1.0"}
+    write_product({"cells": cells[["lcz"]]}, store, attrs=told, overwrite=True)
+    return moved
+
+
+def test_tags_are_of_the_map_and_not_of_todays_city_file(other_map: Path, tmp_path: Path) -> None:
+    assert lczcube("export", other_map, "--what", "cog", "--out", tmp_path) == 0
+    with rasterio.open(tmp_path / CITY / "lcz.tif") as file:
+        tags = file.tags()
+    assert tags["TIFFTAG_SOFTWARE"] == "lczcube 0.0.1"
+    assert tags["REPRESENTATIVE_YEAR"] == "1999"
+    assert tags["RULES"] == tags["LABELS"] == "labels"
+    assert tags["LABEL_LICENSES"] == "labels: ODbL-1.0"
+
+
+def test_an_export_of_a_map_that_was_replaced_is_no_asset_of_the_new_one(
+    other_map: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lczcube("export", other_map, "--what", "cog") == 0
+    assert "lcz" in assets_of(other_map)
+    capsys.readouterr()
+    assert lczcube("predict", other_map, "--overwrite") == 0
+    told = capsys.readouterr()
+    assert f"left out: {other_map / CITY / 'exports' / 'lcz.tif'} was exported from" in told.err
+    assert "1 exports left out" in told.out
+    assert "lcz" not in assets_of(other_map)
+    assert lczcube("export", other_map, "--what", "cog", "--overwrite") == 0
+    assert "lcz" in assets_of(other_map)
+
+
+def assets_of(run: Path) -> set[str]:
+    """Assets of the only item of the products of a run."""
+    catalog = open_catalog(run / "products")
+    (item,) = catalog.items(catalog.collection_ids[0])
+    return set(item.assets)
 
 
 def test_the_default_place_is_the_citys_folder(run: Path) -> None:

@@ -500,7 +500,9 @@ def export(
     if out is None:
         from lczcube.outputs import write_outputs
 
-        write_outputs(run.folder)  # items of the maps have the exports as assets
+        # Items of the maps have the exports as assets.
+        for why in write_outputs(run.folder).left_out:
+            run.progress(f"left out: {why}")
 
 
 @app.command

@@ -4,6 +4,7 @@ A store in a folder is written beside its place and moved there when it is whole
 of it or none, and an interrupted call is gone on with. Its layout is :mod:`lczcube.schema`.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,6 +159,21 @@ def manifest(store: str | Path) -> dict[str, Any]:
     place = place_of(store)
     require_whole(place)
     return _root_attrs(place)
+
+
+def store_digest(store: str | Path) -> str:
+    """SHA-256, in hex, of the files of a product store: which maps these are; reads them.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there, or not whole.
+    """
+    place, digest = place_of(store), hashlib.sha256()
+    require_whole(place)
+    for key in place.all_keys():
+        digest.update(f"{key}\n".encode() + hashlib.sha256(place.read(key) or b"").digest())
+    return digest.hexdigest()
 
 
 def inputs_of(told: Mapping[str, Any], *roles: str) -> list[str]:

@@ -3,9 +3,13 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from lczcube import __version__
+import pystac
+
+from lczcube.catalog import Catalog
 from lczcube.errors import ConfigError, LabelError, StoreError
 from lczcube.exports.canopy_parameters import DEFAULT_MIN_AREA_KM2, building_parameters
 from lczcube.exports.cells import write_cells
@@ -14,11 +18,16 @@ from lczcube.exports.rasters import write_100m, write_generator, write_map_cog
 from lczcube.exports.styles import write_clr, write_qml
 from lczcube.exports.training_areas import write_training_areas
 from lczcube.exports.wrf import DEFAULT_MARGIN_KM, write_wrf_map
-from lczcube.products import MAP_STORE, map_groups, write_map_png
+from lczcube.outputs.items import EXPORTS, MAP_TAG, years_of
+from lczcube.products import (
+    MAP_STORE,
+    inputs_of,
+    manifest,
+    map_groups,
+    store_digest,
+    write_map_png,
+)
 from lczcube.runfolder import Run
-
-FOLDER = "exports"
-"""Of a city's folder, where exports go unless another place is named."""
 
 DEFAULT_FORMATS = ("cog", "qgis", "png")
 
@@ -65,7 +74,7 @@ class CityExport:
     def map(self, *, prefer: str = "pixels") -> ProductMap:
         """The city's map, of the group asked for, else ``prefer``, else the one there is."""
         group = self.group(prefer=prefer)
-        return open_map(self.store, group, year=self.options.year, tags=map_tags(self.run))
+        return open_map(self.store, group, year=self.options.year, tags=self.tags)
 
     def group(self, *, prefer: str = "pixels") -> str:
         """Name of that group.
@@ -90,6 +99,11 @@ class CityExport:
     def store(self) -> Path:
         """The store of its maps."""
         return self.run.path(self.city, MAP_STORE)
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """What is said of its map."""
+        return map_tags(self.store, self.run.catalog)
 
 
 @dataclass(frozen=True)
@@ -181,50 +195,64 @@ def plan_export(
     return "\n".join(lines)
 
 
-def map_tags(run: Run) -> dict[str, str]:
-    """What is said of the maps of a run in every export: no date and no host name.
+def map_tags(store: str | Path, catalog: Catalog) -> dict[str, str]:
+    """What is said of a map in every export: no date and no host name; reads the store.
+
+    Parameters
+    ----------
+    store : str or pathlib.Path
+        The map's store, whose root says what it was made from, whatever the city file says today.
+    catalog : Catalog
+        Of the run: its items name the authors of labels and the years of layers.
 
     Returns
     -------
     dict of str to str
-        Version, id, year of the layers, inputs, and authors and licences of the labels.
+        Version, id, year of the layers, inputs, authors and licences of the labels and of what
+        rules read, and which map it is (``LCZCUBE_MAP``, :func:`lczcube.products.store_digest`).
     """
-    years = {run.table.year} if run.table.year else _years(run)
-    layers = [run.catalog.layer(name) for name in (*run.table.features, *run.table.labels)]
-    labels = [layer for layer in layers if layer.name in run.table.labels]
-    derived = [layer.name for layer in layers if layer.ai_derived]
+    told = manifest(store)
+    inputs: Mapping[str, Mapping[str, Any]] = told["inputs"]
+    labels = inputs_of(told, "labels", "rules")
+    notes = dict.fromkeys(of["license_note"] for of in inputs.values() if of["license_note"])
     tags = {
-        "TIFFTAG_SOFTWARE": f"lczcube {__version__}",
-        "LCZCUBE_ID": run.config.id,
-        YEAR_TAG: ", ".join(map(str, sorted(years))),
-        "FEATURES": ", ".join(run.table.features),
-        "LABELS": ", ".join(run.table.labels),
-        "LABEL_AUTHORS": "; ".join(_authors(run)),
-        "LABEL_LICENSES": "; ".join(_license_of(layer.license, layer.name) for layer in labels),
-        "LICENSE_NOTES": " ".join(dict.fromkeys(x.license_note for x in layers if x.license_note)),
-        "AI_DERIVED_INPUTS": ", ".join(derived),
-        "SYNTHETIC": "yes" if any(layer.synthetic for layer in layers) else "",
+        "TIFFTAG_SOFTWARE": f"lczcube {told['lczcube_version']}",
+        "LCZCUBE_ID": told["id"],
+        MAP_TAG: store_digest(store),
+        YEAR_TAG: ", ".join(map(str, _years(told, catalog))),
+        "FEATURES": ", ".join(inputs_of(told, "features")),
+        "LABELS": ", ".join(inputs_of(told, "labels")),
+        "RULES": ", ".join(inputs_of(told, "rules")),
+        "LABEL_AUTHORS": "; ".join(_authors(_items(told, catalog, labels))),
+        "LABEL_LICENSES": "; ".join(f"{name}: {inputs[name]['license']}" for name in labels),
+        "LICENSE_NOTES": " ".join(notes),
+        "AI_DERIVED_INPUTS": ", ".join(name for name, of in inputs.items() if of["ai_derived"]),
+        "SYNTHETIC": "yes" if told["synthetic"] else "",
     }
     return {key: value for key, value in tags.items() if value}
 
 
-def _license_of(license_id: str, name: str) -> str:
-    return f"{name}: {license_id}"
+def _years(told: Mapping[str, Any], catalog: Catalog) -> list[int]:
+    """The year of the run, or where it has none those of the layers."""
+    year = told["settings"]["run"]["year"]
+    return [year] if year else years_of(_items(told, catalog, inputs_of(told, "features")))
 
 
-def _authors(run: Run) -> list[str]:
-    """Producers that items of the labels name, each once."""
-    providers = [
-        provider
-        for name in run.table.labels
-        for item in run.catalog.items(name)
-        for provider in item.properties.get("providers", ())
+def _items(told: Mapping[str, Any], catalog: Catalog, names: Sequence[str]) -> list[pystac.Item]:
+    """Items of inputs that a map was made from, as far as the catalog still has them."""
+    return [
+        item
+        for name in names
+        if name in catalog.collection_ids
+        for item in catalog.items(name)
+        if item.id in told["inputs"][name]["items"]
     ]
+
+
+def _authors(items: Sequence[pystac.Item]) -> list[str]:
+    """Producers that items name, each once."""
+    providers = [of for item in items for of in item.properties.get("providers", ())]
     return list(dict.fromkeys(str(provider["name"]) for provider in providers))
-
-
-def _years(run: Run) -> set[int]:
-    return {year for name in run.table.features for year in run.config.input(name).all_years}
 
 
 def _jobs(
@@ -249,7 +277,7 @@ def _jobs(
 
 
 def _folder(job: CityExport, out: str | Path | None) -> Path:
-    return job.run.path(job.city, FOLDER) if out is None else Path(out) / job.city
+    return job.run.path(job.city, EXPORTS) if out is None else Path(out) / job.city
 
 
 def _targets(job: CityExport, formats: Sequence[str], out: str | Path | None) -> list[Path]:
@@ -314,7 +342,8 @@ def _png(job: CityExport, folder: Path) -> None:
     made_up = " (synthetic data)" if "SYNTHETIC" in tags else ""
     title = f"Local Climate Zones, {job.city}{year}{made_up}"
     crs = str(lcz_map.geobox.crs)
-    note = f"{crs}. {tags['TIFFTAG_SOFTWARE']}; labels {tags['LABELS']}."
+    labelled = ", ".join(tags[key] for key in ("LABELS", "RULES") if key in tags)
+    note = f"{crs}. {tags['TIFFTAG_SOFTWARE']}; labels {labelled}."
     panel = {f"{lcz_map.pixel_m:g} m": lcz_map.data}
     write_map_png(panel, folder / "lcz.png", title=title, note=note)
 
@@ -335,12 +364,16 @@ def _ucp(job: CityExport, folder: Path) -> None:
 
 
 def _kml(job: CityExport, folder: Path) -> None:
-    labels, tags = job.run.labels(job.city), map_tags(job.run)
-    named = (YEAR_TAG, "LABELS", "LABEL_AUTHORS", "LABEL_LICENSES")
-    note = "; ".join(f"{key.lower()}: {tags[key]}" for key in named if key in tags)
+    run = job.run
+    names = run.table.labels
+    authors = _authors([item for name in names for item in run.catalog.items(name)])
+    licenses = (f"{name}: {run.catalog.layer(name).license}" for name in names)
+    said = {"labels": ", ".join(names), "authors": "; ".join(authors)}
+    said["licenses"] = "; ".join(licenses)
+    note = ". ".join(f"{key}: {value}" for key, value in said.items() if value)
     try:
         write_training_areas(
-            labels,
+            run.labels(job.city),
             folder / "training_areas.kml",
             thin_m=job.options.thin_m,
             name=f"{job.city} training areas",

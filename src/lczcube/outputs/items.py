@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pystac
+import rasterio
 import shapely
 
 from lczcube.catalog import Catalog
 from lczcube.catalog.documents import GEOJSON_TYPE, JSON_TYPE, Document, link_to
-from lczcube.errors import LczcubeError
+from lczcube.errors import LczcubeError, SourceError, StoreError
 from lczcube.outputs.assets import map_file_asset, picture_asset, zarr_asset
-from lczcube.products import MAP_STORE, inputs_of, manifest, map_groups, open_product
+from lczcube.products import MAP_STORE, inputs_of, manifest, map_groups, open_product, store_digest
 from lczcube.sources.footprints import BBox, Footprint, footprint
 from lczcube.sources.items import (
     CLASSIFICATION_URI,
@@ -33,7 +34,12 @@ from lczcube.sources.items import (
     safe_id,
 )
 
-PICTURE, EXPORTS, MODEL_ITEM = "lcz.png", "exports", "item.json"
+PICTURE, MODEL_ITEM = "lcz.png", "item.json"
+EXPORTS = "exports"
+"""Folder in a city's folder of what is exported."""
+
+MAP_TAG = "LCZCUBE_MAP"
+"""Tag of an exported GeoTIFF: :func:`lczcube.products.store_digest` of what it was made of."""
 
 _EXTENSIONS = {
     "proj": PROJECTION_URI,
@@ -78,7 +84,7 @@ class CityItems:
     manifest : mapping
         What the map was made of: the root attributes of its store.
     left_out : tuple of str
-        Exported files that are no map of zones, and why.
+        Exported files that are no map of zones, or of another map, and why.
     """
 
     items: tuple[Document, ...]
@@ -159,12 +165,14 @@ def _steps(run: MappedRun, store: Path, group: str, bbox: BBox) -> list[_Step]:
 
 
 def _years_of_layers(run: MappedRun, told: Mapping[str, Any], bbox: BBox) -> tuple[int, ...]:
-    starts = {
-        item.properties["start_datetime"]
-        for name in inputs_of(told, "features")
-        for item in run.inputs.items(name, bbox=bbox)
-    }
-    return tuple(sorted({int(start[:4]) for start in starts - {UNDATED[0]}}))
+    layers = inputs_of(told, "features")
+    return tuple(years_of([item for of in layers for item in run.inputs.items(of, bbox=bbox)]))
+
+
+def years_of(items: Sequence[pystac.Item]) -> list[int]:
+    """The years in which items begin, sorted; undated ones have none."""
+    starts = {item.properties["start_datetime"] for item in items} - {UNDATED[0]}
+    return sorted({int(start[:4]) for start in starts})
 
 
 def _files(folder: Path, steps: Sequence[_Step]) -> tuple[dict[str, Document], tuple[str, ...]]:
@@ -177,10 +185,24 @@ def _files(folder: Path, steps: Sequence[_Step]) -> tuple[dict[str, Document], t
     left_out = []
     for path in sorted((folder / EXPORTS).glob("*.tif")):
         try:
+            _require_of_this_map(path, folder / MAP_STORE)
             assets[safe_id(path.stem)] = map_file_asset(path, year=year)
         except LczcubeError as error:
             left_out.append(str(error))
     return assets, tuple(left_out)
+
+
+def _require_of_this_map(path: Path, store: Path) -> None:
+    """Raise a StoreError for an export of a map that was replaced since; others say no map."""
+    try:
+        with rasterio.open(path) as file:
+            made_of = file.tags().get(MAP_TAG)
+    except rasterio.errors.RasterioIOError as error:
+        raise SourceError(f"{path} cannot be read as a raster: {error}.") from error
+    if made_of is not None and made_of != store_digest(store):
+        raise StoreError(
+            f"{path} was exported from another map than {store}; export it again (--overwrite)."
+        )
 
 
 def _head(

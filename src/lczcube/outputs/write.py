@@ -51,7 +51,7 @@ class OutputsReport:
     n_items : int
         Items of its one collection.
     left_out : tuple of str
-        Exported files that are no map of zones, and why.
+        Exported files that are no map of zones, or of another map, and why.
     """
 
     path: Path
@@ -62,7 +62,8 @@ class OutputsReport:
 def write_outputs(folder: str | Path) -> OutputsReport:
     """Register the maps of a run folder as a static STAC catalog, ``products/`` in it.
 
-    Reads metadata of stores; of GeoTIFFs in ``CITY/exports/`` the codes, to count them.
+    Reads metadata of stores; of GeoTIFFs in ``CITY/exports/`` the codes, to count them, and where
+    such a file says of which map it is the store, to compare.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def write_outputs(folder: str | Path) -> OutputsReport:
     Returns
     -------
     OutputsReport
-        Where it is, and which exported files are no maps.
+        Where it is, and which exported files are not in it.
 
     Raises
     ------
