@@ -16,6 +16,7 @@ from lczcube.catalog import open_catalog
 from lczcube.errors import StoreError
 from lczcube.exports import FORMATS, ExportOptions, export_run, open_map
 from lczcube.exports.of_run import map_tags
+from lczcube.places import Folder
 from lczcube.products import as_percent, manifest, open_product, write_product
 from lczcube.runfolder import open_run
 from lczcube.synth import write_world
@@ -109,6 +110,22 @@ def test_when_one_format_fails_no_file_is_left(
     status, said = refused(capsys, "export", run, "--what", "cog", "100m", "--out", tmp_path)
     assert (status, "pixels of 320 m" in said) == (2, True)
     assert list((tmp_path / CITY).iterdir()) == []
+
+
+def test_a_format_that_is_named_twice_is_written_once(run: Path, tmp_path: Path) -> None:
+    written = export_run(open_run(run), ["qgis", "qgis"], out=tmp_path, cities=[CITY, CITY])
+    assert written == [tmp_path / CITY / name for name in ("lcz.qml", "lcz.clr")]
+
+
+def test_a_second_process_does_not_export_to_the_same_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("export", run, "--what", "qgis", "--out", tmp_path)
+    with Folder(tmp_path / CITY).locked():
+        status, said = refused(capsys, *command)
+    assert (status, "is being written by another process" in said) == (1, True)
+    assert not (tmp_path / CITY).exists()
+    assert lczcube(*command) == 0
 
 
 @pytest.mark.parametrize(

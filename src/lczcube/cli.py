@@ -450,7 +450,7 @@ def export(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Write the maps of a run as other tools read them; all files of a city, or none.
+    """Write the maps of a run as other tools read them: a city's files once all are made.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from lczcube.exports.styles import write_clr, write_qml
 from lczcube.exports.training_areas import write_training_areas
 from lczcube.exports.wrf import DEFAULT_MARGIN_KM, write_wrf_map
 from lczcube.outputs.items import EXPORTS, MAP_TAG, years_of
+from lczcube.places import Folder
 from lczcube.products import (
     MAP_STORE,
     inputs_of,
@@ -126,14 +128,14 @@ def export_run(
     options: ExportOptions | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write the maps of a run in other tools' formats; all files of a city, or none.
+    """Write the maps of a run in other tools' formats: a city's files once all are made.
 
     Parameters
     ----------
     run : Run
         A run that was predicted.
     formats : sequence of str
-        Keys of :data:`FORMATS`.
+        Keys of :data:`FORMATS`; one that is named twice is written once.
     out : str or pathlib.Path, optional
         Folder; each city gets one of its name there. Default: ``exports`` in the city's folder.
     cities : sequence of str
@@ -154,18 +156,29 @@ def export_run(
         If a format or a city is unknown, or lacks an option that it needs.
     StoreError
         If a map, a group or a year is not there, a run maps several years and none is named, or a
-        file is there and ``overwrite`` is false.
+        file is there and ``overwrite`` is false, or another process exports to the same folder.
+
+    Notes
+    -----
+    Where a format fails, no file of the city is touched. Then files are moved to their places one
+    by one: a process that is killed meanwhile leaves new ones beside old ones, and the same call
+    with ``overwrite`` writes them all.
     """
-    jobs = _jobs(run, formats, cities, options or ExportOptions())
-    targets = {job.city: _targets(job, formats, out) for job in jobs}
-    there = [path for paths in targets.values() for path in paths if path.exists()]
-    if there and not overwrite:
-        raise StoreError(f"{_listed(there)} exists; pass overwrite=True (--overwrite) to replace.")
-    written = []
-    for job in jobs:
-        run.progress(f"export: {job.city}")
-        written += _write_city(job, formats, _folder(job, out))
-    return written
+    names = list(dict.fromkeys(formats))
+    jobs = _jobs(run, names, list(dict.fromkeys(cities)), options or ExportOptions())
+    with ExitStack() as held:
+        for job in jobs:
+            held.enter_context(Folder(_folder(job, out)).locked())
+        there = [path for job in jobs for path in _targets(job, names, out) if path.exists()]
+        if there and not overwrite:
+            raise StoreError(
+                f"{_listed(there)} exists; pass overwrite=True (--overwrite) to replace."
+            )
+        written = []
+        for job in jobs:
+            run.progress(f"export: {job.city}")
+            written += _write_city(job, names, _folder(job, out))
+        return written
 
 
 def plan_export(
@@ -185,7 +198,7 @@ def plan_export(
     """
     lines = []
     for job in _jobs(run, formats, cities, options or ExportOptions()):
-        for name in formats:
+        for name in dict.fromkeys(formats):
             form = FORMATS[name]
             of = f" of {_described(job, form.prefer)}" if form.prefer else ""
             paths = (_folder(job, out) / file for file in form.files)
@@ -285,7 +298,7 @@ def _targets(job: CityExport, formats: Sequence[str], out: str | Path | None) ->
 
 
 def _write_city(job: CityExport, formats: Sequence[str], folder: Path) -> list[Path]:
-    """Write all files to a folder beside their places, then move them there."""
+    """Write all files to a folder beside their places, then move them there one by one."""
     partial_folder = folder / ".partial"
     shutil.rmtree(partial_folder, ignore_errors=True)  # of a call that was killed
     partial_folder.mkdir(parents=True)
