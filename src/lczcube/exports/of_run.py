@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,13 @@ class CityExport:
     options: ExportOptions
 
     def map(self, *, prefer: str = "pixels") -> ProductMap:
+        """The city's map with what is said of it, for which the store is read."""
+        plain = self.plain_map(prefer=prefer)
+        return replace(plain, tags={**self.tags, **plain.tags})
+
+    def plain_map(self, *, prefer: str = "pixels") -> ProductMap:
         """The city's map, of the group asked for, else ``prefer``, else the one there is."""
-        group = self.group(prefer=prefer)
-        return open_map(self.store, group, year=self.options.year, tags=self.tags)
+        return open_map(self.store, self.group(prefer=prefer), year=self.options.year)
 
     def group(self, *, prefer: str = "pixels") -> str:
         """Name of that group.
@@ -285,7 +289,7 @@ def _jobs(
         for name in formats:
             prefer = FORMATS[name].prefer
             if prefer is not None:
-                job.map(prefer=prefer)
+                job.plain_map(prefer=prefer)
     return jobs
 
 
@@ -316,7 +320,7 @@ def _write_city(job: CityExport, formats: Sequence[str], folder: Path) -> list[P
 
 
 def _described(job: CityExport, prefer: str) -> str:
-    lcz_map = job.map(prefer=prefer)
+    lcz_map = job.plain_map(prefer=prefer)
     rows, columns = lcz_map.geobox.shape
     return f"{job.group(prefer=prefer)}, {rows} x {columns} pixels of {lcz_map.pixel_m:g} m"
 
