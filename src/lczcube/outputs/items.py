@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,24 +183,24 @@ def _files(folder: Path, steps: Sequence[_Step]) -> tuple[dict[str, Document], t
     picture = folder / PICTURE
     assets = {"picture": picture_asset(picture)} if picture.is_file() else {}
     year = max(steps[0].years, default=None)
-    left_out = []
+    left_out, digest_of = [], cache(store_digest)  # reads the store: once, and only where asked
     for path in sorted((folder / EXPORTS).glob("*.tif")):
         try:
-            _require_of_this_map(path, folder / MAP_STORE)
+            _require_of_this_map(path, folder / MAP_STORE, digest_of)
             assets[safe_id(path.stem)] = map_file_asset(path, year=year)
         except LczcubeError as error:
             left_out.append(str(error))
     return assets, tuple(left_out)
 
 
-def _require_of_this_map(path: Path, store: Path) -> None:
+def _require_of_this_map(path: Path, store: Path, digest_of: Callable[[Path], str]) -> None:
     """Raise a StoreError for an export of a map that was replaced since; others say no map."""
     try:
         with rasterio.open(path) as file:
             made_of = file.tags().get(MAP_TAG)
     except rasterio.errors.RasterioIOError as error:
         raise SourceError(f"{path} cannot be read as a raster: {error}.") from error
-    if made_of is not None and made_of != store_digest(store):
+    if made_of is not None and made_of != digest_of(store):
         raise StoreError(
             f"{path} was exported from another map than {store}; export it again (--overwrite)."
         )
