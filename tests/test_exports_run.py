@@ -1,17 +1,23 @@
 """The command `lczcube export` on a run: which files it writes, whole or not at all."""
 
+import shutil
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import xarray as xr
 from matplotlib.image import imread
 from rio_cogeo import cog_validate
 
-from lczcube.exports import FORMATS, ExportOptions, export_run
+from lczcube.catalog import open_catalog
+from lczcube.errors import StoreError
+from lczcube.exports import FORMATS, ExportOptions, export_run, open_map
 from lczcube.exports.of_run import map_tags
+from lczcube.places import Folder
+from lczcube.products import as_percent, manifest, open_product, write_product
 from lczcube.runfolder import open_run
 from lczcube.synth import write_world
 from tests.conftest import PROJECT
@@ -106,6 +112,22 @@ def test_when_one_format_fails_no_file_is_left(
     assert list((tmp_path / CITY).iterdir()) == []
 
 
+def test_a_format_that_is_named_twice_is_written_once(run: Path, tmp_path: Path) -> None:
+    written = export_run(open_run(run), ["qgis", "qgis"], out=tmp_path, cities=[CITY, CITY])
+    assert written == [tmp_path / CITY / name for name in ("lcz.qml", "lcz.clr")]
+
+
+def test_a_second_process_does_not_export_to_the_same_folder(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("export", run, "--what", "qgis", "--out", tmp_path)
+    with Folder(tmp_path / CITY).locked():
+        status, said = refused(capsys, *command)
+    assert (status, "is being written by another process" in said) == (1, True)
+    assert not (tmp_path / CITY).exists()
+    assert lczcube(*command) == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
@@ -139,13 +161,57 @@ def test_a_run_without_a_map_is_refused(
 
 
 def test_tags_name_year_labels_licences_and_version(run: Path) -> None:
-    tags = map_tags(open_run(run))
+    tags = map_tags(run / CITY / "lcz.zarr", open_run(run).catalog)
     assert tags["TIFFTAG_SOFTWARE"].startswith("lczcube ")
     assert tags["REPRESENTATIVE_YEAR"] == "2021"
     assert tags["SYNTHETIC"] == "yes"
     assert set(tags["LABELS"].split(", ")) == {
         part.split(": ")[0] for part in tags["LABEL_LICENSES"].split("; ")
     }
+
+
+@pytest.fixture
+def other_map(run: Path, tmp_path: Path) -> Path:
+    """The run with a map that says another version, year and licence; labels were for rules too."""
+    moved = shutil.copytree(run, tmp_path / "run")
+    store = moved / CITY / "lcz.zarr"
+    told, cells = manifest(store), open_product(store, "cells").load().drop_encoding()
+    told["lczcube_version"], told["settings"]["run"]["year"] = "0.0.1", 1999
+    told["inputs"]["labels"] |= {"role": "labels and rules", "license": "ODbL-1.0"}
+    write_product({"cells": cells[["lcz"]]}, store, attrs=told, overwrite=True)
+    return moved
+
+
+def test_tags_are_of_the_map_and_not_of_todays_city_file(other_map: Path, tmp_path: Path) -> None:
+    assert lczcube("export", other_map, "--what", "cog", "--out", tmp_path) == 0
+    with rasterio.open(tmp_path / CITY / "lcz.tif") as file:
+        tags = file.tags()
+    assert tags["TIFFTAG_SOFTWARE"] == "lczcube 0.0.1"
+    assert tags["REPRESENTATIVE_YEAR"] == "1999"
+    assert tags["RULES"] == tags["LABELS"] == "labels"
+    assert tags["LABEL_LICENSES"] == "labels: ODbL-1.0"
+
+
+def test_an_export_of_a_map_that_was_replaced_is_no_asset_of_the_new_one(
+    other_map: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert lczcube("export", other_map, "--what", "cog") == 0
+    assert "lcz" in assets_of(other_map)
+    capsys.readouterr()
+    assert lczcube("predict", other_map, "--overwrite") == 0
+    told = capsys.readouterr()
+    assert f"left out: {other_map / CITY / 'exports' / 'lcz.tif'} was exported from" in told.err
+    assert "1 exports left out" in told.out
+    assert "lcz" not in assets_of(other_map)
+    assert lczcube("export", other_map, "--what", "cog", "--overwrite") == 0
+    assert "lcz" in assets_of(other_map)
+
+
+def assets_of(run: Path) -> set[str]:
+    """Assets of the only item of the products of a run."""
+    catalog = open_catalog(run / "products")
+    (item,) = catalog.items(catalog.collection_ids[0])
+    return set(item.assets)
 
 
 def test_the_default_place_is_the_citys_folder(run: Path) -> None:
@@ -160,3 +226,57 @@ def test_the_guide_smooths_a_map(run: Path) -> None:
     exec(code.replace("RUN/CITY", str(run / CITY)), seen)
     assert seen["smooth"].chunks is not None
     assert seen["smooth"].shape == xr.open_zarr(run / CITY / "lcz.zarr", group="cells")["lcz"].shape
+
+
+@pytest.fixture(scope="module")
+def two_years(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with a store of 2019 and 2021; in 2019 all that has a class is LCZ 6."""
+    moved = shutil.copytree(run, tmp_path_factory.mktemp("years") / "run")
+    store = moved / CITY / "lcz.zarr"
+    told, cells = manifest(store), open_product(store, "cells").load().drop_encoding()
+    other = cells.assign(lcz=xr.where(cells["lcz"] > 0, 6, 0).astype(np.uint8))
+    times = pd.DatetimeIndex(["2019-01-01", "2021-01-01"], name="time").as_unit("ns")
+    both = xr.concat([other, cells], times).assign_attrs(cells.attrs)
+    for name in ("confidence", "probability"):
+        both[name] = as_percent(both[name])
+    write_product({"cells": both}, store, attrs=told, overwrite=True, identity="both")
+    return moved
+
+
+def test_a_map_of_several_years_is_exported_by_year(two_years: Path, tmp_path: Path) -> None:
+    command = ("export", two_years, "--what", "cog", "geoparquet", "png", "--year")
+    for year in (2019, 2021):
+        assert lczcube(*command, str(year), "--out", tmp_path / str(year)) == 0
+    maps = xr.open_zarr(two_years / CITY / "lcz.zarr", group="cells")
+    for index, year in enumerate((2019, 2021)):
+        with rasterio.open(tmp_path / str(year) / CITY / "lcz.tif") as file:
+            np.testing.assert_array_equal(file.read(1), maps["lcz"].isel(time=index))
+            assert file.tags()["REPRESENTATIVE_YEAR"] == str(year)
+        table = gpd.read_parquet(tmp_path / str(year) / CITY / "lcz_cells.parquet")
+        assert set(table["lcz"]) == set(np.unique(maps["lcz"].isel(time=index))) - {0}
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ((), "holds maps of 2019, 2021; name one of them: --year"),
+        (("--year", "2020"), "holds maps of 2019, 2021 and none of 2020"),
+    ],
+)
+def test_a_year_that_is_not_named_or_not_there_is_refused_before_anything_is_written(
+    two_years: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    named: tuple[str, ...],
+    words: str,
+) -> None:
+    status, said = refused(capsys, "export", two_years, *named, "--out", tmp_path)
+    assert (status, words in said) == (1, True), said
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_map_of_one_year_says_which_it_is(run: Path) -> None:
+    store = run / CITY / "lcz.zarr"
+    assert open_map(store, year=2021).data.equals(open_map(store).data)
+    with pytest.raises(StoreError, match="holds maps of 2021 and none of 2020"):
+        open_map(store, year=2020)

@@ -259,6 +259,9 @@ def test_heights_that_cannot_be_used_are_refused(lcz_map: ProductMap, tmp_path: 
     with pytest.raises(MissingInputError, match="no such file"):
         building_parameters(lcz_map, tmp_path / "none.tif", scratch=tmp_path)
     degrees = heights_file(tmp_path / "d.tif", np.zeros((2, 2), np.float32), crs="EPSG:4326")
+    feet = heights_file(tmp_path / "f.tif", np.zeros((2, 2), np.float32), crs="EPSG:2263")
+    with pytest.raises(SourceError, match=r"EPSG:2263, in US survey foot; .* CRS in metres"):
+        building_parameters(lcz_map, feet, scratch=tmp_path)
     with pytest.raises(SourceError, match="CRS in metres"):
         building_parameters(lcz_map, degrees, scratch=tmp_path)
     elsewhere = heights_file(tmp_path / "e.tif", np.zeros((2, 2), np.float32), crs="EPSG:32633")

@@ -2,16 +2,15 @@
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pystac
 import pytest
 import rasterio
 import xarray as xr
-import zarr
 from rasterio.shutil import copy as rio_copy
 from rasterio.transform import Affine
 
@@ -21,10 +20,12 @@ from lczcube.errors import CatalogError, MissingInputError, StoreError
 from lczcube.grid import Grid
 from lczcube.lcz import ZONES
 from lczcube.outputs import OutputsReport, write_outputs
+from lczcube.products import as_percent, manifest, open_product, write_product
 from tests.small_runs import map_cities, write_small_world
 from tests.stac_schemas import require_valid
 from tests.test_catalog import with_schemas
 from tests.test_pipeline import digests
+from tests.test_products import maps_on
 from tests.test_validity import keys_of
 
 CITY = "synthetic_north"
@@ -246,21 +247,43 @@ def test_the_next_run_takes_products_as_inputs(
         np.testing.assert_array_equal(np.squeeze(cube[name].values), expected, err_msg=name)
 
 
-def test_a_store_of_several_years_has_an_item_a_year(run: Path, tmp_path: Path) -> None:
-    moved = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("products"))
+def with_years(run: Path, moved: Path, years: tuple[int, ...]) -> list[xr.Dataset]:
+    """A copy of the run whose store has a map a year: of LCZ 6 alone but for the last one."""
+    shutil.copytree(run, moved, ignore=shutil.ignore_patterns("products"))
     store = moved / CITY / "lcz.zarr"
-    cells = xr.open_zarr(store, group="cells").drop_encoding().load()
-    root = xr.open_datatree(store, engine="zarr").attrs
-    shutil.rmtree(store)
-    times = np.array(["2019-01-01", "2021-01-01"], "datetime64[ns]")
-    other = cells.assign(lcz=cells["lcz"] * np.uint8(0) + np.uint8(6))
-    both = xr.concat([other, cells], "time").assign_coords(time=times)
-    both.attrs = cells.attrs
-    both.to_zarr(store, group="cells", zarr_format=3, consolidated=False)
-    zarr.open_group(store, mode="a").attrs.update(root)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
-        zarr.consolidate_metadata(store)
+    told, cells = manifest(store), open_product(store, "cells").load().drop_encoding()
+    cells = cells[["lcz", "confidence"]].assign(confidence=as_percent(cells["confidence"]))
+    told["inputs"]["alphaearth"]["role"] = "features and rules"
+    others = [cells.assign(lcz=cells["lcz"] * np.uint8(0) + np.uint8(6)) for _ in years[1:]]
+    times = pd.DatetimeIndex([f"{year}-01-01" for year in years], name="time").as_unit("ns")
+    both = xr.concat([*others, cells], times).assign_attrs(cells.attrs)
+    write_product({"cells": both}, store, attrs=told, overwrite=True)
+    return [*others, cells]
+
+
+def test_an_item_of_a_year_leads_to_the_layers_of_that_year(run: Path, tmp_path: Path) -> None:
+    moved, world = tmp_path / "run", tmp_path / "world"
+    with_years(run, moved, (2021, 2022))
+    shutil.copytree(run.parent / "world", world)
+    for annual in world.glob("alphaearth/*/annual"):
+        shutil.copytree(annual / "2021", annual / "2022")
+    text = (world / "small.toml").read_text()
+    (world / "small.toml").write_text(text.replace("[2021]", "[2021, 2022]"))
+    build_catalog(world / "small.toml", moved / "catalog", overwrite=True)
+    write_outputs(moved)
+    for year in (2021, 2022):
+        item = json.loads((moved / f"products/{NAME}/items/{NAME}_{CITY}_{year}.json").read_text())
+        hrefs = [link["href"] for link in item["links"] if "alphaearth/items" in link["href"]]
+        assert hrefs
+        for href in hrefs:
+            path = moved / "products" / NAME / "items" / href
+            layer = json.loads(path.read_text())["properties"]
+            assert layer["start_datetime"].startswith(str(year)), href
+
+
+def test_a_store_of_several_years_has_an_item_a_year(run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "run"
+    other, cells = with_years(run, moved, (2019, 2021))
     assert write_outputs(moved).n_items == 2
     catalog = open_catalog(moved / "products")
     assert [item.id[-4:] for item in catalog.items(NAME)] == ["2019", "2021"]
@@ -287,3 +310,15 @@ def test_files_of_somebody_else_are_not_replaced(run: Path, tmp_path: Path) -> N
     with pytest.raises(CatalogError, match="holds files but no catalog"):
         write_outputs(moved)
     assert (moved / "products" / "notes.txt").read_text() == "mine"
+
+
+def test_levels_of_a_pyramid_are_no_assets(run: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("products"))
+    store = moved / CITY / "lcz.zarr"
+    grid = Grid("EPSG:32632", (1600, 15650, 1617, 15651))
+    assert max(grid.shape) > 512
+    write_product({"pixels": maps_on(grid)}, store, attrs=manifest(store), overwrite=True)
+    assert (store / "pixels_2" / "lcz").is_dir()
+    (item,) = open_catalog(write_outputs(moved).path).items(NAME)
+    assert "pixels" in item.assets
+    assert not [name for name in item.assets if name.startswith("pixels_")]

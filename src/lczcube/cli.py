@@ -440,6 +440,7 @@ def export(
     out: Path | None = None,
     city: Several = (),
     group: str | None = None,
+    year: int | None = None,
     fill: Path | None = None,
     margin_km: float = 50.0,
     heights: Path | None = None,
@@ -449,7 +450,7 @@ def export(
     overwrite: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Write the maps of a run as other tools read them; all files of a city, or none.
+    """Write the maps of a run as other tools read them: a city's files once all are made.
 
     Parameters
     ----------
@@ -464,6 +465,8 @@ def export(
         Cities; default: all of the run.
     group
         pixels or cells. Default: cells for geoparquet, else the finest there is.
+    year
+        Of a run that maps several years: which one.
     fill
         For wrf: a map of LCZ in EPSG:4326 for what lies outside ours, such as the global one.
     margin_km
@@ -486,7 +489,7 @@ def export(
 
     run = open_run(folder, config, progress=_progress())
     formats = [name for each in what for name in each.split(",") if name] or DEFAULT_FORMATS
-    options = ExportOptions(group, fill, margin_km, heights, min_area_km2, thin_m)
+    options = ExportOptions(group, fill, margin_km, heights, min_area_km2, thin_m, year)
     if dry_run:
         print(plan_export(run, formats, out=out, cities=city, options=options))
         return
@@ -497,7 +500,9 @@ def export(
     if out is None:
         from lczcube.outputs import write_outputs
 
-        write_outputs(run.folder)  # items of the maps have the exports as assets
+        # Items of the maps have the exports as assets.
+        for why in write_outputs(run.folder).left_out:
+            run.progress(f"left out: {why}")
 
 
 @app.command

@@ -7,19 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from lczcube.cube import GRID_ATTR, grid_of
 from lczcube.errors import ConfigError, GridMismatchError, StoreError
-from lczcube.probability import PERCENT_NODATA
-from lczcube.products import open_product
+from lczcube.products import MAP_STORE, inputs_of, manifest, open_product, with_yx
+from lczcube.products import as_percent as as_percent  # noqa: PLC0414 (changes takes it from here)
 
 MADE_BY = "made_by"
 """Attribute of stacked maps: what made each, a JSON list in the order of ``time``."""
-
-_SPATIAL = {"cell_y": "y", "cell_x": "x"}
 
 
 def stack_years(maps: Mapping[int, str | Path | xr.Dataset], *, group: str = "cells") -> xr.Dataset:
@@ -162,13 +159,13 @@ def _stored(given: str | Path | xr.Dataset, group: str, name: str) -> xr.Dataset
         dataset, made_by = given, _said_of(given.attrs, {})
     else:
         dataset = open_product(given, group)
-        made_by = _said_of(dataset.attrs, _manifest(Path(given)))
+        made_by = _said_of(dataset.attrs, manifest(given))
         name = f"{given}/{group}"
     missing = [each for each in ("lcz", "confidence") if each not in dataset]
     if missing:
         held = ", ".join(map(str, dataset.data_vars)) or "nothing"
         raise StoreError(f"{name} has no {' and no '.join(missing)} but {held}; name a map.")
-    dataset = dataset.rename({k: v for k, v in _SPATIAL.items() if k in dataset.dims})
+    dataset = with_yx(dataset)
     if set(dataset["lcz"].dims) != {"y", "x"}:
         raise StoreError(f"{name} has dims {dataset['lcz'].dims}; give maps of one year each.")
     stored = xr.Dataset(
@@ -183,34 +180,16 @@ def _stored(given: str | Path | xr.Dataset, group: str, name: str) -> xr.Dataset
     return stored
 
 
-def as_percent(confidence: xr.DataArray) -> xr.DataArray:
-    """Confidences in whole per cents, uint8, 255 for no data, of these or of shares with NaN."""
-    if confidence.dtype == np.uint8:
-        return confidence
-    percent = (confidence * 100).round().fillna(PERCENT_NODATA)
-    return percent.astype(np.uint8).drop_attrs()
-
-
-def _manifest(store: Path) -> dict[str, Any]:
-    import zarr
-
-    return dict(zarr.open_group(store, mode="r").attrs)
-
-
-def _said_of(attrs: Mapping[Any, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _said_of(attrs: Mapping[Any, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     """What made a map, as far as it says: two maps are comparable where these are the same."""
-    inputs: Mapping[str, Any] = manifest.get("inputs", {})
-    settings: Mapping[str, Any] = manifest.get("settings", {})
+    inputs: Mapping[str, Any] = told.get("inputs", {})
+    settings: Mapping[str, Any] = told.get("settings", {})
     model = attrs.get("model")
-    by_role = {
-        role: [name for name in inputs if role in inputs[name]["role"]]
-        for role in ("features", "labels", "rules")
-    }
     run = settings.get("run", {})
     said = {
-        "product": sorted(inputs[name]["product"] or name for name in by_role["features"]),
-        "labels": sorted(by_role["labels"]),
-        "rules": sorted(by_role["rules"]),
+        "product": sorted(inputs[name]["product"] or name for name in inputs_of(told, "features")),
+        "labels": sorted(inputs_of(told, "labels")),
+        "rules": sorted(inputs_of(told, "rules")),
         "model": model,
         "seed": attrs.get("seed"),
         **{f"{model}.{key}": value for key, value in settings.get(str(model), {}).items()},
@@ -240,10 +219,10 @@ def _store_in(place: Path, city: str | None) -> Path:
     """The store itself, or that of a city of a run folder."""
     if (place / "zarr.json").is_file():
         return place
-    stores = {path.parent.name: path for path in sorted(place.glob("*/lcz.zarr"))}
+    stores = {path.parent.name: path for path in sorted(place.glob(f"*/{MAP_STORE}"))}
     if not stores:
         raise StoreError(
-            f"{place} is no product store, and no run folder with a map (CITY/lcz.zarr)."
+            f"{place} is no product store, and no run folder with a map (CITY/{MAP_STORE})."
         )
     if city is None and len(stores) == 1:
         return next(iter(stores.values()))
@@ -253,7 +232,7 @@ def _store_in(place: Path, city: str | None) -> Path:
 
 
 def _year_of(store: Path) -> int:
-    year = _manifest(store).get("settings", {}).get("run", {}).get("year")
+    year = manifest(store).get("settings", {}).get("run", {}).get("year")
     if year is None:
         raise ConfigError(f"{store} does not say its year; name the years of all maps, in order.")
     return int(year)

@@ -4,6 +4,7 @@ A store in a folder is written beside its place and moved there when it is whole
 of it or none, and an interrupted call is gone on with. Its layout is :mod:`lczcube.schema`.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,13 @@ from lczcube.cube import grid_of
 from lczcube.errors import StoreError
 from lczcube.grid import Grid
 from lczcube.places import Place, place_of
+from lczcube.probability import PERCENT_NODATA
 from lczcube.pyramids import halved_dataset, halved_geobox, level_names
 from lczcube.regions import Leaf, compressors, fill_store, require_whole, writing
 from lczcube.schema import SCHEMA_VERSION, VERSION_ATTR, conventions, kind_of, require_version
+
+MAP_STORE = "lcz.zarr"
+"""Store of a city's maps in its folder of a run."""
 
 PYRAMID_GROUP = "pixels"
 """The group that has a pyramid of maps beside it."""
@@ -136,11 +141,65 @@ def map_groups(store: str | Path) -> list[str]:
     place = place_of(store)
     require_whole(place)
     root = json.loads(place.read("zarr.json") or b"{}")
-    layout = root["attributes"].get("multiscales", {"layout": []})["layout"]
+    layout = root.get("attributes", {}).get("multiscales", {"layout": []})["layout"]
     levels = {level["asset"] for level in layout if "derived_from" in level}
     arrays = root["consolidated_metadata"]["metadata"]
     holders = {key.removesuffix("/lcz") for key in arrays if key.endswith("/lcz")}
     return sorted(holders - levels)
+
+
+def manifest(store: str | Path) -> dict[str, Any]:
+    """What a product store says of itself: the attributes of its root.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there, or not whole.
+    """
+    place = place_of(store)
+    require_whole(place)
+    return _root_attrs(place)
+
+
+def store_digest(store: str | Path) -> str:
+    """SHA-256, in hex, of the files of a product store: which maps these are; reads them.
+
+    Raises
+    ------
+    StoreError
+        If the store is not there, or not whole.
+    """
+    place, digest = place_of(store), hashlib.sha256()
+    require_whole(place)
+    for key in place.all_keys():
+        digest.update(f"{key}\n".encode() + hashlib.sha256(place.read(key) or b"").digest())
+    return digest.hexdigest()
+
+
+def inputs_of(told: Mapping[str, Any], *roles: str) -> list[str]:
+    """Names of the inputs of a map that have one of these roles, or several.
+
+    Parameters
+    ----------
+    told : mapping
+        Of :func:`manifest`; one without inputs has none.
+    roles : str
+        ``features``, ``labels`` or ``rules``; an input may have more than one of them.
+    """
+    inputs: Mapping[str, Mapping[str, Any]] = told.get("inputs", {})
+    return [name for name, of in inputs.items() if {*of["role"].split(" and ")} & {*roles}]
+
+
+def as_percent(shares: xr.DataArray) -> xr.DataArray:
+    """Shares in whole per cents, uint8, 255 for no data, of shares with NaN or of these; lazy."""
+    if shares.dtype == np.uint8:
+        return shares
+    return (shares * 100).round().fillna(PERCENT_NODATA).astype(np.uint8).drop_attrs()
+
+
+def with_yx(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset with the dims ``y`` and ``x``, also where it has those of cells."""
+    return dataset.rename({k: v for k, v in _SPATIAL_NAMES.items() if k in dataset.dims})
 
 
 def open_features(store: str | Path) -> xr.Dataset:
@@ -210,7 +269,7 @@ class _Prepared:
 
 def _prepare(dataset: xr.Dataset) -> _Prepared:
     grid = grid_of(dataset)
-    named = dataset.rename({k: v for k, v in _SPATIAL_NAMES.items() if k in dataset.dims})
+    named = with_yx(dataset)
     geobox = _geobox_of(named, grid)
     side_px = round(grid.chunk_px * grid.pixel_m / geobox.resolution.x)
     described = named.assign({name: _described(v) for name, v in named.data_vars.items()})

@@ -253,8 +253,10 @@ def _predict(run: Run, identity: str) -> str:
         write_product(maps, store, attrs=_manifest(run), overwrite=True, identity=identity)
         _draw(run, city, {name: open_product(store, name) for name in maps})
     write_run_models(run.folder, manifest=_manifest(run))
-    write_outputs(run.folder)
-    return f"{len(run.cities)} maps"
+    left_out = write_outputs(run.folder).left_out
+    for why in left_out:
+        run.progress(f"left out: {why}")
+    return f"{len(run.cities)} maps" + (f", {len(left_out)} exports left out" if left_out else "")
 
 
 def _maps(run: Run, city: str) -> dict[str, xr.Dataset]:

@@ -248,9 +248,12 @@ def _open_heights(heights: str | Path) -> DatasetReader:
         file = rasterio.open(heights)
     except rasterio.errors.RasterioIOError as error:
         raise SourceError(f"{heights} cannot be read as a raster: {error}.") from error
-    if file.crs is None or not file.crs.is_projected:
+    if file.crs is None or not file.crs.is_projected or file.crs.linear_units_factor[1] != 1:
+        file.close()
+        unit = f", in {file.crs.linear_units}" if file.crs and file.crs.is_projected else ""
         raise SourceError(
-            f"{heights} is in {file.crs}; areas of buildings need a CRS in metres. Warp it first."
+            f"{heights} is in {file.crs}{unit}; areas of buildings need a CRS in metres. Warp it "
+            "first."
         )
     return file
 

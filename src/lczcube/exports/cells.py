@@ -16,6 +16,7 @@ from lczcube.exports.product_map import ProductMap, row_strips
 from lczcube.grid import bbox_of
 from lczcube.lcz import NODATA, ZONES
 from lczcube.probability import PERCENT_NODATA
+from lczcube.products import as_percent
 
 _SCHEMA = pa.schema(
     [
@@ -68,8 +69,8 @@ def _tables(lcz_map: ProductMap, schema: pa.Schema) -> Iterator[pa.Table]:
     parts = xr.Dataset(
         {
             "lcz": lcz_map.data["lcz"],
-            "confidence": lcz_map.percent("confidence"),
-            "probability": lcz_map.percent("probability"),
+            "confidence": as_percent(lcz_map.data["confidence"]),
+            "probability": as_percent(lcz_map.data["probability"]),
         }
     )
     for rows in row_strips(*lcz_map.geobox.shape):

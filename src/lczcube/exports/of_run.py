@@ -2,24 +2,34 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from lczcube import __version__
+import pystac
+
+from lczcube.catalog import Catalog
 from lczcube.errors import ConfigError, LabelError, StoreError
 from lczcube.exports.canopy_parameters import DEFAULT_MIN_AREA_KM2, building_parameters
 from lczcube.exports.cells import write_cells
-from lczcube.exports.product_map import ProductMap, open_map
+from lczcube.exports.product_map import YEAR_TAG, ProductMap, open_map
 from lczcube.exports.rasters import write_100m, write_generator, write_map_cog
 from lczcube.exports.styles import write_clr, write_qml
 from lczcube.exports.training_areas import write_training_areas
 from lczcube.exports.wrf import DEFAULT_MARGIN_KM, write_wrf_map
-from lczcube.products import write_map_png
+from lczcube.outputs.items import EXPORTS, MAP_TAG, years_of
+from lczcube.places import Folder
+from lczcube.products import (
+    MAP_STORE,
+    inputs_of,
+    manifest,
+    map_groups,
+    store_digest,
+    write_map_png,
+)
 from lczcube.runfolder import Run
-
-MAP_STORE = "lcz.zarr"
-FOLDER = "exports"
-"""Of a city's folder, where exports go unless another place is named."""
 
 DEFAULT_FORMATS = ("cog", "qgis", "png")
 
@@ -42,6 +52,8 @@ class ExportOptions:
         For ``ucp``: ground of a class that its own values need, km2.
     thin_m : float
         For ``kml``: tolerance of the outlines, m.
+    year : int, optional
+        Which map of a run that maps several years.
     """
 
     group: str | None = None
@@ -50,6 +62,7 @@ class ExportOptions:
     heights: Path | None = None
     min_area_km2: float = DEFAULT_MIN_AREA_KM2
     thin_m: float = 0.0
+    year: int | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +74,13 @@ class CityExport:
     options: ExportOptions
 
     def map(self, *, prefer: str = "pixels") -> ProductMap:
+        """The city's map with what is said of it, for which the store is read."""
+        plain = self.plain_map(prefer=prefer)
+        return replace(plain, tags={**self.tags, **plain.tags})
+
+    def plain_map(self, *, prefer: str = "pixels") -> ProductMap:
         """The city's map, of the group asked for, else ``prefer``, else the one there is."""
-        return open_map(self.store, self.group(prefer=prefer), tags=map_tags(self.run))
+        return open_map(self.store, self.group(prefer=prefer), year=self.options.year)
 
     def group(self, *, prefer: str = "pixels") -> str:
         """Name of that group.
@@ -72,13 +90,14 @@ class CityExport:
         StoreError
             If there is no map, or not that group.
         """
-        held = [name for name in ("pixels", "cells") if (self.store / name).is_dir()]
+        held = map_groups(self.store) if self.store.is_dir() else []
         asked = self.options.group
         if not held or (asked is not None and asked not in held):
             raise StoreError(
                 f"{self.store} holds {', '.join(held) or 'no map'}"
                 + (f" and no group {asked!r}" if asked else "")
-                + "; `lczcube predict RUN` writes maps: cells by xgb, pixels by unet."
+                + "; `lczcube predict RUN` writes maps: the first model of cells and the first of "
+                "pixels in [run] models make one each."
             )
         return asked or (prefer if prefer in held else held[0])
 
@@ -86,6 +105,11 @@ class CityExport:
     def store(self) -> Path:
         """The store of its maps."""
         return self.run.path(self.city, MAP_STORE)
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """What is said of its map."""
+        return map_tags(self.store, self.run.catalog)
 
 
 @dataclass(frozen=True)
@@ -108,14 +132,14 @@ def export_run(
     options: ExportOptions | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write the maps of a run in other tools' formats; all files of a city, or none.
+    """Write the maps of a run in other tools' formats: a city's files once all are made.
 
     Parameters
     ----------
     run : Run
         A run that was predicted.
     formats : sequence of str
-        Keys of :data:`FORMATS`.
+        Keys of :data:`FORMATS`; one that is named twice is written once.
     out : str or pathlib.Path, optional
         Folder; each city gets one of its name there. Default: ``exports`` in the city's folder.
     cities : sequence of str
@@ -135,18 +159,30 @@ def export_run(
     ConfigError
         If a format or a city is unknown, or lacks an option that it needs.
     StoreError
-        If a map, or a group, is not there, or a file is and ``overwrite`` is false.
+        If a map, a group or a year is not there, a run maps several years and none is named, or a
+        file is there and ``overwrite`` is false, or another process exports to the same folder.
+
+    Notes
+    -----
+    Where a format fails, no file of the city is touched. Then files are moved to their places one
+    by one: a process that is killed meanwhile leaves new ones beside old ones, and the same call
+    with ``overwrite`` writes them all.
     """
-    jobs = _jobs(run, formats, cities, options or ExportOptions())
-    targets = {job.city: _targets(job, formats, out) for job in jobs}
-    there = [path for paths in targets.values() for path in paths if path.exists()]
-    if there and not overwrite:
-        raise StoreError(f"{_listed(there)} exists; pass overwrite=True (--overwrite) to replace.")
-    written = []
-    for job in jobs:
-        run.progress(f"export: {job.city}")
-        written += _write_city(job, formats, _folder(job, out))
-    return written
+    names = list(dict.fromkeys(formats))
+    jobs = _jobs(run, names, list(dict.fromkeys(cities)), options or ExportOptions())
+    with ExitStack() as held:
+        for job in jobs:
+            held.enter_context(Folder(_folder(job, out)).locked())
+        there = [path for job in jobs for path in _targets(job, names, out) if path.exists()]
+        if there and not overwrite:
+            raise StoreError(
+                f"{_listed(there)} exists; pass overwrite=True (--overwrite) to replace."
+            )
+        written = []
+        for job in jobs:
+            run.progress(f"export: {job.city}")
+            written += _write_city(job, names, _folder(job, out))
+        return written
 
 
 def plan_export(
@@ -166,7 +202,7 @@ def plan_export(
     """
     lines = []
     for job in _jobs(run, formats, cities, options or ExportOptions()):
-        for name in formats:
+        for name in dict.fromkeys(formats):
             form = FORMATS[name]
             of = f" of {_described(job, form.prefer)}" if form.prefer else ""
             paths = (_folder(job, out) / file for file in form.files)
@@ -176,50 +212,64 @@ def plan_export(
     return "\n".join(lines)
 
 
-def map_tags(run: Run) -> dict[str, str]:
-    """What is said of the maps of a run in every export: no date and no host name.
+def map_tags(store: str | Path, catalog: Catalog) -> dict[str, str]:
+    """What is said of a map in every export: no date and no host name; reads the store.
+
+    Parameters
+    ----------
+    store : str or pathlib.Path
+        The map's store, whose root says what it was made from, whatever the city file says today.
+    catalog : Catalog
+        Of the run: its items name the authors of labels and the years of layers.
 
     Returns
     -------
     dict of str to str
-        Version, id, year of the layers, inputs, and authors and licences of the labels.
+        Version, id, year of the layers, inputs, authors and licences of the labels and of what
+        rules read, and which map it is (``LCZCUBE_MAP``, :func:`lczcube.products.store_digest`).
     """
-    years = {run.table.year} if run.table.year else _years(run)
-    layers = [run.catalog.layer(name) for name in (*run.table.features, *run.table.labels)]
-    labels = [layer for layer in layers if layer.name in run.table.labels]
-    derived = [layer.name for layer in layers if layer.ai_derived]
+    told = manifest(store)
+    inputs: Mapping[str, Mapping[str, Any]] = told["inputs"]
+    labels = inputs_of(told, "labels", "rules")
+    notes = dict.fromkeys(of["license_note"] for of in inputs.values() if of["license_note"])
     tags = {
-        "TIFFTAG_SOFTWARE": f"lczcube {__version__}",
-        "LCZCUBE_ID": run.config.id,
-        "REPRESENTATIVE_YEAR": ", ".join(map(str, sorted(years))),
-        "FEATURES": ", ".join(run.table.features),
-        "LABELS": ", ".join(run.table.labels),
-        "LABEL_AUTHORS": "; ".join(_authors(run)),
-        "LABEL_LICENSES": "; ".join(_license_of(layer.license, layer.name) for layer in labels),
-        "LICENSE_NOTES": " ".join(dict.fromkeys(x.license_note for x in layers if x.license_note)),
-        "AI_DERIVED_INPUTS": ", ".join(derived),
-        "SYNTHETIC": "yes" if any(layer.synthetic for layer in layers) else "",
+        "TIFFTAG_SOFTWARE": f"lczcube {told['lczcube_version']}",
+        "LCZCUBE_ID": told["id"],
+        MAP_TAG: store_digest(store),
+        YEAR_TAG: ", ".join(map(str, _years(told, catalog))),
+        "FEATURES": ", ".join(inputs_of(told, "features")),
+        "LABELS": ", ".join(inputs_of(told, "labels")),
+        "RULES": ", ".join(inputs_of(told, "rules")),
+        "LABEL_AUTHORS": "; ".join(_authors(_items(told, catalog, labels))),
+        "LABEL_LICENSES": "; ".join(f"{name}: {inputs[name]['license']}" for name in labels),
+        "LICENSE_NOTES": " ".join(notes),
+        "AI_DERIVED_INPUTS": ", ".join(name for name, of in inputs.items() if of["ai_derived"]),
+        "SYNTHETIC": "yes" if told["synthetic"] else "",
     }
     return {key: value for key, value in tags.items() if value}
 
 
-def _license_of(license_id: str, name: str) -> str:
-    return f"{name}: {license_id}"
+def _years(told: Mapping[str, Any], catalog: Catalog) -> list[int]:
+    """The year of the run, or where it has none those of the layers."""
+    year = told["settings"]["run"]["year"]
+    return [year] if year else years_of(_items(told, catalog, inputs_of(told, "features")))
 
 
-def _authors(run: Run) -> list[str]:
-    """Producers that items of the labels name, each once."""
-    providers = [
-        provider
-        for name in run.table.labels
-        for item in run.catalog.items(name)
-        for provider in item.properties.get("providers", ())
+def _items(told: Mapping[str, Any], catalog: Catalog, names: Sequence[str]) -> list[pystac.Item]:
+    """Items of inputs that a map was made from, as far as the catalog still has them."""
+    return [
+        item
+        for name in names
+        if name in catalog.collection_ids
+        for item in catalog.items(name)
+        if item.id in told["inputs"][name]["items"]
     ]
+
+
+def _authors(items: Sequence[pystac.Item]) -> list[str]:
+    """Producers that items name, each once."""
+    providers = [of for item in items for of in item.properties.get("providers", ())]
     return list(dict.fromkeys(str(provider["name"]) for provider in providers))
-
-
-def _years(run: Run) -> set[int]:
-    return {year for name in run.table.features for year in run.config.input(name).all_years}
 
 
 def _jobs(
@@ -239,12 +289,12 @@ def _jobs(
         for name in formats:
             prefer = FORMATS[name].prefer
             if prefer is not None:
-                job.group(prefer=prefer)
+                job.plain_map(prefer=prefer)
     return jobs
 
 
 def _folder(job: CityExport, out: str | Path | None) -> Path:
-    return job.run.path(job.city, FOLDER) if out is None else Path(out) / job.city
+    return job.run.path(job.city, EXPORTS) if out is None else Path(out) / job.city
 
 
 def _targets(job: CityExport, formats: Sequence[str], out: str | Path | None) -> list[Path]:
@@ -252,7 +302,7 @@ def _targets(job: CityExport, formats: Sequence[str], out: str | Path | None) ->
 
 
 def _write_city(job: CityExport, formats: Sequence[str], folder: Path) -> list[Path]:
-    """Write all files to a folder beside their places, then move them there."""
+    """Write all files to a folder beside their places, then move them there one by one."""
     partial_folder = folder / ".partial"
     shutil.rmtree(partial_folder, ignore_errors=True)  # of a call that was killed
     partial_folder.mkdir(parents=True)
@@ -270,7 +320,7 @@ def _write_city(job: CityExport, formats: Sequence[str], folder: Path) -> list[P
 
 
 def _described(job: CityExport, prefer: str) -> str:
-    lcz_map = job.map(prefer=prefer)
+    lcz_map = job.plain_map(prefer=prefer)
     rows, columns = lcz_map.geobox.shape
     return f"{job.group(prefer=prefer)}, {rows} x {columns} pixels of {lcz_map.pixel_m:g} m"
 
@@ -305,11 +355,12 @@ def _qgis(_: CityExport, folder: Path) -> None:
 def _png(job: CityExport, folder: Path) -> None:
     lcz_map = job.map()
     tags = lcz_map.tags
-    year = f" {tags['REPRESENTATIVE_YEAR']}" if "REPRESENTATIVE_YEAR" in tags else ""
+    year = f" {tags[YEAR_TAG]}" if YEAR_TAG in tags else ""
     made_up = " (synthetic data)" if "SYNTHETIC" in tags else ""
     title = f"Local Climate Zones, {job.city}{year}{made_up}"
     crs = str(lcz_map.geobox.crs)
-    note = f"{crs}. {tags['TIFFTAG_SOFTWARE']}; labels {tags['LABELS']}."
+    labelled = ", ".join(tags[key] for key in ("LABELS", "RULES") if key in tags)
+    note = f"{crs}. {tags['TIFFTAG_SOFTWARE']}; labels {labelled}."
     panel = {f"{lcz_map.pixel_m:g} m": lcz_map.data}
     write_map_png(panel, folder / "lcz.png", title=title, note=note)
 
@@ -330,12 +381,16 @@ def _ucp(job: CityExport, folder: Path) -> None:
 
 
 def _kml(job: CityExport, folder: Path) -> None:
-    labels, tags = job.run.labels(job.city), map_tags(job.run)
-    named = ("REPRESENTATIVE_YEAR", "LABELS", "LABEL_AUTHORS", "LABEL_LICENSES")
-    note = "; ".join(f"{key.lower()}: {tags[key]}" for key in named if key in tags)
+    run = job.run
+    names = run.table.labels
+    authors = _authors([item for name in names for item in run.catalog.items(name)])
+    licenses = (f"{name}: {run.catalog.layer(name).license}" for name in names)
+    said = {"labels": ", ".join(names), "authors": "; ".join(authors)}
+    said["licenses"] = "; ".join(licenses)
+    note = ". ".join(f"{key}: {value}" for key, value in said.items() if value)
     try:
         write_training_areas(
-            labels,
+            run.labels(job.city),
             folder / "training_areas.kml",
             thin_m=job.options.thin_m,
             name=f"{job.city} training areas",

@@ -1,17 +1,18 @@
 """A map to export: zones and per cents of a product, where its pixels lie, what is said of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from lczcube.errors import StoreError
-from lczcube.probability import PERCENT_NODATA
-from lczcube.products import open_product
+from lczcube.products import manifest, open_product
+
+YEAR_TAG = "REPRESENTATIVE_YEAR"
+"""Tag that says which year a map is of, as in files of the LCZ Generator."""
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,15 @@ class ProductMap:
         """Side of a pixel, m."""
         return abs(float(self.geobox.affine.a))
 
-    def percent(self, name: str) -> xr.DataArray:
-        """``confidence`` or ``probability`` as stored: uint8 per cents, 255 for no data; lazy."""
-        shares = self.data[name]
-        if shares.dtype == np.uint8:
-            return shares
-        return (shares * 100).round().fillna(PERCENT_NODATA).astype(np.uint8)
-
 
 def open_map(
-    store: str | Path, group: str = "cells", *, tags: Mapping[str, str] | None = None
+    store: str | Path,
+    group: str = "cells",
+    *,
+    year: int | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> ProductMap:
-    """A group of a product store as a map to export; lazy.
+    """A group of a product store as a map of one year to export; lazy.
 
     Parameters
     ----------
@@ -57,19 +55,40 @@ def open_map(
         ``lcz.zarr``.
     group : str
         ``cells`` (default: every run has them) or ``pixels``.
+    year : int, optional
+        Which of its maps. Default: the only one there is.
     tags : mapping of str to str, optional
-        What to say of the map in every export.
+        What to say of the map in every export. Of a store with a dimension ``time``, the year is
+        added.
 
     Raises
     ------
     StoreError
-        If the store or the group is not there, or holds no map.
+        If the store or the group is not there, holds no map or none of that year, or holds several
+        and no year is named.
     """
     data = open_product(store, group)
     if "lcz" not in data:
         held = ", ".join(sorted(map(str, data.data_vars)))
         raise StoreError(f"{store}/{group} holds {held} and no lcz; name the store of a map.")
-    return ProductMap(data, product_geobox(data), tags or {})
+    told = dict(tags or {})
+    if "time" in data.dims:
+        years = data["time"].dt.year.values.tolist()
+        year = _one_of(years, year, store)
+        data, told[YEAR_TAG] = data.isel(time=years.index(year), drop=True), str(year)
+    elif year is not None:
+        own = manifest(store).get("settings", {}).get("run", {}).get("year")
+        _one_of([] if own is None else [own], year, store)
+    return ProductMap(data, product_geobox(data), told)
+
+
+def _one_of(years: Sequence[int], asked: int | None, store: str | Path) -> int:
+    """The year asked for, else the only one."""
+    if asked in years or (asked is None and len(years) == 1):
+        return asked or years[0]
+    held = f"holds maps of {', '.join(map(str, years))}" if years else "does not say its year"
+    remedy = "name one of them: --year" if years else "leave out --year"
+    raise StoreError(f"{store} {held}{f' and none of {asked}' if asked else ''}; {remedy}.")
 
 
 def product_geobox(data: xr.Dataset) -> GeoBox:

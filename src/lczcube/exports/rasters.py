@@ -25,6 +25,7 @@ from lczcube.exports.smoothing import (
 from lczcube.grid import bbox_of, project_bbox
 from lczcube.lcz import NODATA
 from lczcube.probability import PERCENT_NODATA
+from lczcube.products import as_percent
 
 PIXEL_100_M = 100
 GENERATOR_DEGREES = 0.000898315284119518
@@ -131,7 +132,10 @@ def write_generator(lcz_map: ProductMap, path: str | Path) -> Path:
             target.parent, [lcz_map.data["lcz"], smooth], lcz_map.geobox, nodata=NODATA
         ) as plain,
         staged(
-            target.parent, [lcz_map.percent("probability")], lcz_map.geobox, nodata=PERCENT_NODATA
+            target.parent,
+            [as_percent(lcz_map.data["probability"])],
+            lcz_map.geobox,
+            nodata=PERCENT_NODATA,
         ) as plain_shares,
         warped(plain, geobox, resampling) as classes,
         warped(plain_shares, geobox, mean) as percents,

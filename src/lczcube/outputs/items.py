@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pystac
+import rasterio
 import shapely
-import zarr
 
 from lczcube.catalog import Catalog
 from lczcube.catalog.documents import GEOJSON_TYPE, JSON_TYPE, Document, link_to
-from lczcube.errors import LczcubeError
-from lczcube.outputs.assets import MAP, map_file_asset, picture_asset, zarr_asset
-from lczcube.products import open_product
+from lczcube.errors import LczcubeError, SourceError, StoreError
+from lczcube.outputs.assets import map_file_asset, picture_asset, zarr_asset
+from lczcube.products import MAP_STORE, inputs_of, manifest, map_groups, open_product, store_digest
 from lczcube.sources.footprints import BBox, Footprint, footprint
 from lczcube.sources.items import (
     CLASSIFICATION_URI,
@@ -34,7 +35,12 @@ from lczcube.sources.items import (
     safe_id,
 )
 
-MAP_STORE, PICTURE, EXPORTS, MODEL_ITEM = "lcz.zarr", "lcz.png", "exports", "item.json"
+PICTURE, MODEL_ITEM = "lcz.png", "item.json"
+EXPORTS = "exports"
+"""Folder in a city's folder of what is exported."""
+
+MAP_TAG = "LCZCUBE_MAP"
+"""Tag of an exported GeoTIFF: :func:`lczcube.products.store_digest` of what it was made of."""
 
 _EXTENSIONS = {
     "proj": PROJECTION_URI,
@@ -79,7 +85,7 @@ class CityItems:
     manifest : mapping
         What the map was made of: the root attributes of its store.
     left_out : tuple of str
-        Exported files that are no map of zones, and why.
+        Exported files that are no map of zones, or of another map, and why.
     """
 
     items: tuple[Document, ...]
@@ -104,21 +110,19 @@ def city_items(run: MappedRun, city: str) -> CityItems:
         If the map is not there.
     """
     store = run.folder / city / MAP_STORE
-    root = zarr.open_group(store, mode="r")
-    manifest = root.attrs.asdict()
-    groups = [name for name, group in sorted(root.groups()) if MAP in group]
+    told, groups = manifest(store), map_groups(store)
     outline, crs = _place(store, groups[0])
-    sources = _sources(run, manifest, outline.bbox)
-    steps = _steps(store, groups[0], manifest, sources)
+    steps = _steps(run, store, groups[0], outline.bbox)
     files, left_out = _files(run.folder / city, steps)
     items = []
     for step in steps:
         assets = {g: zarr_asset(store, g, time_index=step.time_index) for g in groups}
+        sources = _sources(run, told, outline.bbox, step)
         links = [*_input_links(sources), *_model_links(run.folder, store, groups)]
         links.append(link_to("store", f"../{city}/{MAP_STORE}", ZARR_TYPE, "The whole store"))
-        head = _head(run, city, step, outline, crs_fields(crs) | _processing(manifest))
+        head = _head(run, city, step, outline, crs_fields(crs) | _processing(told))
         items.append(_document(head, assets | files, links) | {"collection": safe_id(run.id)})
-    return CityItems(tuple(items), manifest, left_out)
+    return CityItems(tuple(items), told, left_out)
 
 
 def _place(store: Path, group: str) -> tuple[Footprint, str]:
@@ -129,47 +133,47 @@ def _place(store: Path, group: str) -> tuple[Footprint, str]:
 
 
 def _sources(
-    run: MappedRun, manifest: Mapping[str, Any], bbox: BBox
+    run: MappedRun, told: Mapping[str, Any], bbox: BBox, step: _Step
 ) -> dict[str, list[pystac.Item]]:
     """Items of each input: of features those in the city, of labels all, as models learn from all.
 
     A layer of another year than the map's is not among them.
     """
-    year = manifest["settings"]["run"]["year"]
-    found = {}
-    for name, facts in manifest["inputs"].items():
-        is_layer = facts["role"] == "features"
-        when = str(year) if is_layer and year and not _is_nearest(manifest) else None
-        place = bbox if is_layer else None
-        found[name] = run.inputs.items(name, bbox=place, datetime=when)
-    return found
+    layers = inputs_of(told, "features")
+    is_dated = len(step.years) == 1 and not _is_nearest(told)
+    when = str(step.years[0]) if is_dated else None
+    return {
+        name: run.inputs.items(name, bbox=bbox, datetime=when)
+        if name in layers
+        else run.inputs.items(name)
+        for name in told["inputs"]
+    }
 
 
-def _is_nearest(manifest: Mapping[str, Any]) -> bool:
+def _is_nearest(told: Mapping[str, Any]) -> bool:
     """True where layers of other years may stand in for the map's."""
-    return bool(manifest["settings"]["run"].get("nearest_year"))
+    return bool(told["settings"]["run"].get("nearest_year"))
 
 
-def _steps(
-    store: Path,
-    group: str,
-    manifest: Mapping[str, Any],
-    sources: Mapping[str, Sequence[pystac.Item]],
-) -> list[_Step]:
-    dataset = open_product(store, group)
+def _steps(run: MappedRun, store: Path, group: str, bbox: BBox) -> list[_Step]:
+    """The years of a map: of its axis, of the run, or where neither says one of all its layers."""
+    dataset, told = open_product(store, group), manifest(store)
     if "time" in dataset.dims:
         years = dataset["time"].dt.year.values.tolist()
         return [_Step((int(year),), index) for index, year in enumerate(years)]
-    told = manifest["settings"]["run"]["year"]
-    if told:
-        return [_Step((int(told),), None)]
-    starts = {
-        item.properties["start_datetime"]
-        for name, items in sources.items()
-        if manifest["inputs"][name]["role"] == "features"
-        for item in items
-    }
-    return [_Step(tuple(sorted(int(start[:4]) for start in starts - {UNDATED[0]})), None)]
+    year = told["settings"]["run"]["year"]
+    return [_Step((int(year),) if year else _years_of_layers(run, told, bbox), None)]
+
+
+def _years_of_layers(run: MappedRun, told: Mapping[str, Any], bbox: BBox) -> tuple[int, ...]:
+    layers = inputs_of(told, "features")
+    return tuple(years_of([item for of in layers for item in run.inputs.items(of, bbox=bbox)]))
+
+
+def years_of(items: Sequence[pystac.Item]) -> list[int]:
+    """The years in which items begin, sorted; undated ones have none."""
+    starts = {item.properties["start_datetime"] for item in items} - {UNDATED[0]}
+    return sorted({int(start[:4]) for start in starts})
 
 
 def _files(folder: Path, steps: Sequence[_Step]) -> tuple[dict[str, Document], tuple[str, ...]]:
@@ -179,13 +183,27 @@ def _files(folder: Path, steps: Sequence[_Step]) -> tuple[dict[str, Document], t
     picture = folder / PICTURE
     assets = {"picture": picture_asset(picture)} if picture.is_file() else {}
     year = max(steps[0].years, default=None)
-    left_out = []
+    left_out, digest_of = [], cache(store_digest)  # reads the store: once, and only where asked
     for path in sorted((folder / EXPORTS).glob("*.tif")):
         try:
+            _require_of_this_map(path, folder / MAP_STORE, digest_of)
             assets[safe_id(path.stem)] = map_file_asset(path, year=year)
         except LczcubeError as error:
             left_out.append(str(error))
     return assets, tuple(left_out)
+
+
+def _require_of_this_map(path: Path, store: Path, digest_of: Callable[[Path], str]) -> None:
+    """Raise a StoreError for an export of a map that was replaced since; others say no map."""
+    try:
+        with rasterio.open(path) as file:
+            made_of = file.tags().get(MAP_TAG)
+    except rasterio.errors.RasterioIOError as error:
+        raise SourceError(f"{path} cannot be read as a raster: {error}.") from error
+    if made_of is not None and made_of != digest_of(store):
+        raise StoreError(
+            f"{path} was exported from another map than {store}; export it again (--overwrite)."
+        )
 
 
 def _head(
@@ -204,16 +222,16 @@ def _head(
     )
 
 
-def _processing(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    inputs: Mapping[str, Any] = manifest["inputs"]
+def _processing(told: Mapping[str, Any]) -> dict[str, Any]:
+    inputs: Mapping[str, Any] = told["inputs"]
     made_from = ", ".join(f"{name} ({facts['role']})" for name, facts in inputs.items())
-    models = ", ".join(manifest["settings"]["run"]["models"])
+    models = ", ".join(told["settings"]["run"]["models"])
     of_models = [name for name, facts in inputs.items() if facts["ai_derived"]]
-    told = f" Themselves products of a model: {', '.join(of_models)}." if of_models else ""
-    made_up = " Synthetic: made from made-up data." if manifest["synthetic"] else ""
+    derived = f" Themselves products of a model: {', '.join(of_models)}." if of_models else ""
+    made_up = " Synthetic: made from made-up data." if told["synthetic"] else ""
     return {
-        "processing:software": {"lczcube": manifest["lczcube_version"]},
-        "processing:lineage": f"Mapped by {models} from {made_from}.{told}{made_up}",
+        "processing:software": {"lczcube": told["lczcube_version"]},
+        "processing:lineage": f"Mapped by {models} from {made_from}.{derived}{made_up}",
     }
 
 

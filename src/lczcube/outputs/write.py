@@ -32,7 +32,8 @@ from lczcube.catalog.folder import (
 )
 from lczcube.catalog.geoparquet import write_geoparquet
 from lczcube.errors import StoreError
-from lczcube.outputs.items import MAP_STORE, CityItems, MappedRun, city_items
+from lczcube.outputs.items import CityItems, MappedRun, city_items
+from lczcube.products import MAP_STORE
 from lczcube.sources.items import PARQUET_TYPE, safe_id
 
 PRODUCTS = "products"
@@ -50,7 +51,7 @@ class OutputsReport:
     n_items : int
         Items of its one collection.
     left_out : tuple of str
-        Exported files that are no map of zones, and why.
+        Exported files that are no map of zones, or of another map, and why.
     """
 
     path: Path
@@ -61,7 +62,8 @@ class OutputsReport:
 def write_outputs(folder: str | Path) -> OutputsReport:
     """Register the maps of a run folder as a static STAC catalog, ``products/`` in it.
 
-    Reads metadata of stores; of GeoTIFFs in ``CITY/exports/`` the codes, to count them.
+    Reads metadata of stores; of GeoTIFFs in ``CITY/exports/`` the codes, to count them, and where
+    such a file says of which map it is the store, to compare.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def write_outputs(folder: str | Path) -> OutputsReport:
     Returns
     -------
     OutputsReport
-        Where it is, and which exported files are no maps.
+        Where it is, and which exported files are not in it.
 
     Raises
     ------
