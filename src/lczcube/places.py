@@ -149,14 +149,14 @@ class Folder:
         """A file, None where there is none."""
         try:
             return (self.path / key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def size(self, key: str) -> int | None:
         """Bytes of a file, None where there is none."""
         try:
             return (self.path / key).stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, key: str, content: bytes | memoryview) -> None:

@@ -320,6 +320,21 @@ def require_whole(place: Place) -> None:
     )
 
 
+def require_not_whole(place: Place) -> None:
+    """Raise a StoreError where a store was written to its end."""
+    if is_whole(place):
+        raise _exists(place)
+
+
+def digest_of(store: str | Path, prefixes: Sequence[str]) -> str:
+    """SHA-256, in hex, of the root's metadata and of files by what their keys begin with; reads."""
+    place, digest = place_of(store), hashlib.sha256()
+    for key in place.all_keys():
+        if key == _ROOT or key.startswith(tuple(prefixes)):
+            digest.update(json.dumps([key, _record(place.read(key) or b"")]).encode())
+    return digest.hexdigest()
+
+
 def identity_of(place: Place) -> str | None:
     """The identity that a store is written with; None where there is no store of ours."""
     held = _side(place).read(_IDENTITY)
@@ -337,13 +352,17 @@ def _target(place: Place, staging: Place, identity: str, *, overwrite: bool) -> 
         if ours and not (overwrite and is_whole(place)):
             return place
         if not overwrite:
-            raise StoreError(
-                f"{place.name} exists; pass overwrite=True (--overwrite) to replace it. Another "
-                "call wrote it, from other inputs or settings maybe; or name another store."
-            )
+            raise _exists(place)
     if staging == place or identity_of(staging) != identity:
         _remove(staging)
     return staging
+
+
+def _exists(place: Place) -> StoreError:
+    return StoreError(
+        f"{place.name} exists; pass overwrite=True (--overwrite) to replace it. Another call wrote "
+        "it, from other inputs or settings maybe; or name another store."
+    )
 
 
 def _remove(place: Place) -> None:
