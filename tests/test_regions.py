@@ -25,7 +25,7 @@ from lczcube.errors import StoreError
 from lczcube.grid import Grid
 from lczcube.products import write_product
 from lczcube.regions import StoreCheck, verify_store
-from tests.test_products import GRID, all_bytes, maps_on
+from tests.test_products import GRID, all_bytes, maps_on, raising
 
 LARGE = Grid("EPSG:32632", (0, 0, 18, 18), chunk_cells=9)
 """576 x 576 pixels in 2 x 2 shards, and a level of 288."""
@@ -173,7 +173,7 @@ def test_killed_between_any_two_steps_of_the_move_nothing_is_lost(
     shutil.copytree(tmp_path / "other.zarr", f"{path}.partial")
     shutil.copytree(tmp_path / "other.zarr.regions", f"{path}.partial.regions")
     steps: dict[str, Callable[[], object]] = {
-        "aside": lambda: path.rename(f"{path}.old"),
+        "aside": lambda: path.rename(path.with_name(".lcz.zarr.lczcube-replaced")),
         "place": lambda: Path(f"{path}.partial").rename(path),
         "unmark": lambda: shutil.rmtree(f"{path}.regions"),
         "mark": lambda: Path(f"{path}.partial.regions").rename(f"{path}.regions"),
@@ -183,7 +183,56 @@ def test_killed_between_any_two_steps_of_the_move_nothing_is_lost(
     write_product(new, path, identity="new", overwrite=True)
     assert all_bytes(path) == expected
     assert verify_store(path).is_sound
-    assert not list(tmp_path.glob("lcz.zarr.old*")) + list(tmp_path.glob("lcz.zarr.partial*"))
+    assert sorted(p.name for p in tmp_path.glob("*lcz.zarr*")) == [
+        ".lcz.zarr.lock",
+        "lcz.zarr",
+        "lcz.zarr.regions",
+    ]
+
+
+@pytest.mark.parametrize("has_place", [False, True])
+def test_a_store_of_the_users_named_old_stays_as_it_is(tmp_path: Path, has_place: bool) -> None:
+    path, old = tmp_path / "lcz.zarr", tmp_path / "lcz.zarr.old"
+    write_product({"pixels": maps_on(GRID)}, old)
+    before = all_bytes(old)
+    if has_place:
+        write_product({"pixels": maps_on(GRID)}, path)
+    write_product({"cells": maps_on(GRID, on_cells=True)}, path, overwrite=True)
+    assert all_bytes(old) == before
+    assert sorted(p.name for p in path.iterdir()) == ["cells", "zarr.json"]
+
+
+def test_a_half_written_store_is_never_put_in_place_of_a_replaced_one(tmp_path: Path) -> None:
+    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr", identity="old")
+    before = all_bytes(path)
+    with pytest.raises(OSError, match="disk on fire"):
+        write_product({"pixels": raising(GRID)}, path, identity="new", overwrite=True)
+    path.rename(tmp_path / ".lcz.zarr.lczcube-replaced")
+    with pytest.raises(StoreError, match="exists; pass overwrite"):
+        write_product({"pixels": maps_on(GRID)}, path, identity="new")
+    assert all_bytes(path) == before
+    assert verify_store(path).is_sound
+
+
+def test_markers_of_a_staging_that_was_removed_are_not_given_to_the_store(tmp_path: Path) -> None:
+    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr", identity="old")
+    with pytest.raises(OSError, match="disk on fire"):
+        write_product({"pixels": raising(GRID)}, path, identity="new", overwrite=True)
+    shutil.rmtree(f"{path}.partial")
+    write_product({"pixels": maps_on(GRID)}, path, identity="old")
+    assert verify_store(path).is_sound
+
+
+def test_a_link_to_a_store_stays_one(tmp_path: Path) -> None:
+    target = tmp_path / "large_disk" / "lcz.zarr"
+    link = tmp_path / "lcz.zarr"
+    link.symlink_to(target)
+    for groups in ({"pixels": maps_on(GRID)}, {"cells": maps_on(GRID, on_cells=True)}):
+        write_product(groups, link, overwrite=True)
+        assert link.is_symlink()
+        assert sorted(p.name for p in target.iterdir()) == [*groups, "zarr.json"]
+        assert verify_store(link) == verify_store(target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["large_disk", "lcz.zarr"]
 
 
 def test_what_is_shared_by_variables_is_computed_once(tmp_path: Path) -> None:

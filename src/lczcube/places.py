@@ -89,7 +89,7 @@ class Place(Protocol):
 
 
 def place_of(store: str | Path, storage_options: Mapping[str, Any] | None = None) -> Place:
-    """The place that a path or a URL names.
+    """The place that a path or a URL names; of a link to a folder, the folder.
 
     Parameters
     ----------
@@ -105,7 +105,8 @@ def place_of(store: str | Path, storage_options: Mapping[str, Any] | None = None
         If obstore is not installed and the store is a URL.
     """
     if not isinstance(store, str) or "://" not in store:
-        return Folder(Path(store))
+        path = Path(store)
+        return Folder(path.resolve() if path.is_symlink() else path)
     try:
         import obstore  # noqa: F401
     except ImportError as error:

@@ -32,7 +32,6 @@ from lczcube.runtime import n_cores
 
 MARKERS_SUFFIX = ".regions"
 STAGING_SUFFIX = ".partial"
-_REPLACED_SUFFIX = ".old"
 
 _ROOT = "zarr.json"
 _IDENTITY = "identity"
@@ -373,23 +372,33 @@ def _remove(place: Place) -> None:
 
 def _move(staging: Folder, place: Folder) -> None:
     """Put a whole store in its place; killed at any moment, :func:`_finish_move` goes on."""
-    replaced = place.with_suffix(_REPLACED_SUFFIX)
-    replaced.remove()
     if place.path.exists():
-        place.move_to(replaced)
+        place.move_to(_replaced(place))
     staging.move_to(place)
     _finish_move(staging, place)
 
 
 def _finish_move(staging: Folder, place: Folder) -> None:
-    replaced = place.with_suffix(_REPLACED_SUFFIX)
+    """What is left of a move that began; where none did, nothing."""
+    replaced = _replaced(place)
     markers, staged = (each.with_suffix(MARKERS_SUFFIX) for each in (place, staging))
     if replaced.path.exists() and not place.path.exists():
-        (staging if staging.path.exists() else replaced).move_to(place)
-    if staged.path.exists() and not staging.path.exists() and place.path.exists():
+        (staging if _is_as_staged(staging, staging) else replaced).move_to(place)
+    if not staging.path.exists() and _is_as_staged(place, staging):
         markers.remove()
         staged.move_to(markers)
     replaced.remove()
+
+
+def _replaced(place: Folder) -> Folder:
+    """Where a store waits while another takes its place."""
+    return Folder(place.path.with_name(f".{place.path.name}.lczcube-replaced"))
+
+
+def _is_as_staged(place: Place, staging: Place) -> bool:
+    """True for the whole store that the markers of the staging are of."""
+    record = json.loads(_side(staging).read(_FILES) or b"{}").get(_ROOT)
+    return record is not None and is_whole(place) and _matches(place, _ROOT, record, hashes=True)
 
 
 def _lay_out(leaves: Mapping[str, Leaf], attrs: Mapping[str, Any]) -> _Files:
