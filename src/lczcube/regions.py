@@ -100,6 +100,23 @@ class OpenStore:
     identity: str
     require_held: Held
 
+    def require_ours(self) -> None:
+        """Raise a StoreError where the lock is lost, or another writer has begun the store anew."""
+        self.require_held()
+        if identity_of(self.place) != self.identity:
+            raise StoreError(
+                f"{self.place.name} is being written by another process, which began it anew; this "
+                "call stops."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, where the time of a lock is not known but the identity is read."""
+        return OpenStore, (self.place, self.identity, _held_elsewhere)
+
+
+def _held_elsewhere() -> None:
+    """Nothing: the process that took the lock looks after it."""
+
 
 @dataclass(frozen=True)
 class _Region:
@@ -249,10 +266,10 @@ def fill_store(
     root = files.pop(_ROOT)
     _write_changed(place, files)
     records = _records(side)
-    reports = [_fill_group(place, group, leaf, files, records) for group, leaf in leaves.items()]
+    reports = [_fill_group(opened, group, leaf, files, records) for group, leaf in leaves.items()]
     whole = {key: _record(content) for key, content in {**files, _ROOT: root}.items()}
     _write_changed(side, {_FILES: json.dumps(whole, indent=1, sort_keys=True).encode()})
-    opened.require_held()
+    opened.require_ours()
     _write_changed(place, {_ROOT: root})
     return RegionReport(sum(r.n_regions for r in reports), sum(r.n_written for r in reports))
 
@@ -433,7 +450,7 @@ def _write_changed(place: Place, files: Mapping[str, bytes]) -> None:
 
 
 def _fill_group(
-    place: Place, group: str, leaf: Leaf, files: _Files, records: Mapping[str, Any]
+    opened: OpenStore, group: str, leaf: Leaf, files: _Files, records: Mapping[str, Any]
 ) -> RegionReport:
     lazy = {k: v.data for k, v in leaf.dataset.data_vars.items() if dask.is_dask_collection(v)}
     arrays = {f"{group}/{name}": array for name, array in lazy.items()}
@@ -446,10 +463,10 @@ def _fill_group(
         region
         for region in regions
         if region.key not in records
-        or not _matches(place, region.key, records[region.key], hashes=False)
+        or not _matches(opened.place, region.key, records[region.key], hashes=False)
     ]
     tasks = [
-        _write_region(block, files[f"{region.array}/zarr.json"], place, region)
+        _write_region(block, files[f"{region.array}/zarr.json"], opened, region)
         for region, block in _blocks(arrays, left)
     ]
     with _threads_that_end():
@@ -469,8 +486,9 @@ def _blocks(
 
 
 @dask.delayed(pure=False)  # type: ignore[untyped-decorator]
-def _write_region(block: Any, metadata: bytes, place: Place, region: _Region) -> None:
-    shard = _encoded(block, metadata, region)
+def _write_region(block: Any, metadata: bytes, opened: OpenStore, region: _Region) -> None:
+    shard, place = _encoded(block, metadata, region), opened.place
+    opened.require_ours()
     if shard is None:
         place.delete(region.key)
         record: Any = "absent"
