@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -24,7 +25,7 @@ from lczcube.cli import main
 from lczcube.errors import StoreError
 from lczcube.grid import Grid
 from lczcube.products import write_product
-from lczcube.regions import StoreCheck, verify_store
+from lczcube.regions import StoreCheck, fill_store, verify_store, writing
 from tests.test_products import GRID, all_bytes, maps_on, raising
 
 LARGE = Grid("EPSG:32632", (0, 0, 18, 18), chunk_cells=9)
@@ -272,6 +273,20 @@ def test_what_is_missing_or_cut_is_written_again_by_the_same_call(tmp_path: Path
     assert all_bytes(path) == before
 
 
+def test_a_worker_stops_where_another_writer_began_the_store_anew(tmp_path: Path) -> None:
+    with writing(tmp_path / "lcz.zarr", identity="one") as opened:
+        fill_store(opened, {})
+        on_worker = pickle.loads(pickle.dumps(opened))
+        on_worker.require_ours()
+    with writing(tmp_path / "lcz.zarr", identity="two", overwrite=True) as other:
+        with pytest.raises(StoreError, match="which began it anew"):
+            on_worker.require_ours()
+        fill_store(other, {})
+        with pytest.raises(StoreError, match="which began it anew"):
+            on_worker.require_ours()
+        other.require_ours()
+
+
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "lcz.zarr"
     with (
@@ -399,6 +414,12 @@ def test_damaged_missing_and_surplus_files_are_found(tmp_path: Path) -> None:
     assert verify_store(path, hashes=False).damaged == ()
 
 
+def test_to_overwrite_mends_a_damaged_store(tmp_path: Path) -> None:
+    path, _ = damaged_store(tmp_path)
+    write_product({"pixels": maps_on(GRID)}, path, overwrite=True)
+    assert verify_store(path).is_sound
+
+
 def test_a_file_of_a_block_of_nothing_but_fill_is_surplus(tmp_path: Path) -> None:
     empty = xr.zeros_like(maps_on(GRID)[["lcz"]])
     path = write_product({"pixels": empty}, tmp_path / "lcz.zarr")
@@ -418,7 +439,7 @@ def test_the_command_lists_what_is_wrong_and_what_to_do(
     out = capsys.readouterr().out
     assert exit_.value.code == 1
     assert "damaged  pixels/lcz/c/0/1\nmissing  pixels/x/c/0\nsurplus  pixels/lcz/c/9/9\n" in out
-    assert "--overwrite" in out
+    assert out.endswith("for the map of a run: lczcube predict RUN --overwrite.\n")
 
 
 def test_the_command_says_that_a_sound_store_is_sound(

@@ -785,8 +785,8 @@ def verify(
     print(
         f"{store}: {len(found.damaged)} damaged, {len(found.missing)} missing, "
         f"{len(found.surplus)} surplus of {found.n_files} files.\n"
-        "Write the store again (--overwrite); or delete the damaged and surplus files and give the "
-        "command that wrote it again."
+        "Give the command that wrote the store again with --overwrite; for the map of a run: "
+        "lczcube predict RUN --overwrite."
     )
     return 1
 
