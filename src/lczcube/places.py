@@ -403,7 +403,7 @@ class _Lease:
         else:
             self.held_until_s = -math.inf
 
-    def _stored(self) -> tuple[dict[str, Any], str]:
+    def _stored(self) -> tuple[dict[str, Any], str | None]:
         import obstore
 
         held = obstore.get(self.place._objects, _LEASE)
