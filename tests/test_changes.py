@@ -1,6 +1,8 @@
 """Change between maps: what differs, surely and in large enough pieces, in any chunking."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,15 @@ def test_pixels_of_four_chunks_that_meet_in_a_corner_are_one_component() -> None
     by_sides = in_large_component(chunked, min_px=2, connectivity=4).compute()
     assert by_corners.sum() == 2
     assert by_sides.sum() == 0
+
+
+def test_the_same_components_have_the_same_names() -> None:
+    codes = np.full((4, 4), 617, np.uint16)
+    names = {
+        in_large_component(da.from_array(codes, chunks=2), min_px=n, connectivity=8).name
+        for n in (2, 2, 3)
+    }
+    assert len(names) == 2
 
 
 def test_a_snake_through_many_chunks_is_one_component() -> None:
@@ -242,7 +253,7 @@ def write_map(folder: Path, year: int, dataset: xr.Dataset, product: str = "alph
     told = json.loads(json.dumps(MANIFEST).replace("2019", str(year)))
     told["inputs"]["image"]["product"] = product
     store = folder / f"run_{year}" / "town" / "lcz.zarr"
-    write_product({"pixels": dataset}, store, attrs=told)
+    write_product({"pixels": dataset}, store, attrs=told, overwrite=True)
     return store.parent.parent
 
 
@@ -345,7 +356,8 @@ def test_the_command_prints_the_table_and_writes_store_and_picture(
         write_map(tmp_path, 2021, map_of(after, synthetic=1)),
     ]
     out = tmp_path / "change.zarr"
-    arguments = ("change", *runs, "--out", out, "--group", "pixels", "--min-area-ha", "2")
+    given = ("--out", out, "--group", "pixels", "--min-area-ha", "2")
+    arguments: list[str | Path] = ["change", *runs, *given]
     assert lczcube(*arguments) == 0
     told = capsys.readouterr().out
     assert "2019 to 2021, 46.1 ha the same" in told  # 72 pixels
@@ -362,6 +374,100 @@ def test_the_command_prints_the_table_and_writes_store_and_picture(
     water, houses = ((panels == colors()[code]).all(axis=-1).sum() for code in (17, 6))
     # Water is in the later map and in the panel of change; houses in both maps.
     assert water / houses == pytest.approx(2 * 24 / (96 + 72), rel=0.1)
+
+
+def change_of(folder: Path, min_area_ha: str, *more: str, out: str = "change.zarr") -> int:
+    runs = [folder / f"run_{year}" for year in (2019, 2021)]
+    given = ("--group", "pixels", "--min-area-ha", min_area_ha, *more)
+    return lczcube("change", *runs, "--out", folder / out, *given)
+
+
+@pytest.fixture
+def two_maps(tmp_path: Path) -> Path:
+    """A folder with runs of 2019 and 2021, from 6 to 17."""
+    for year, code in ((2019, 6), (2021, 17)):
+        write_map(tmp_path, year, map_of(code))
+    return tmp_path
+
+
+@pytest.mark.parametrize("min_area_ha", ["0", "2"])
+def test_a_change_is_never_that_of_a_map_that_was_replaced(
+    two_maps: Path, capsys: pytest.CaptureFixture[str], min_area_ha: str
+) -> None:
+    assert change_of(two_maps, min_area_ha) == 0
+    write_map(two_maps, 2021, map_of(11))
+    (two_maps / "change.png").unlink()
+    assert change_of(two_maps, min_area_ha) == 1
+    assert "change.zarr exists; pass overwrite" in capsys.readouterr().err
+    assert change_of(two_maps, min_area_ha, "--overwrite") == 0
+    assert (open_product(two_maps / "change.zarr", "change")["from_to"] == 611).all()
+
+
+@pytest.mark.parametrize(("min_area_ha", "code"), [("0", 17), ("2", 17), ("2", 11)])
+def test_an_interrupted_change_goes_on_where_the_maps_are_the_same(
+    two_maps: Path, monkeypatch: pytest.MonkeyPatch, min_area_ha: str, code: int
+) -> None:
+    sync = os.fsync
+
+    def full(descriptor: int) -> None:
+        if "/change/status/c/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert change_of(two_maps, min_area_ha) == 1
+    monkeypatch.undo()
+    staged, markers = (two_maps / f"change.zarr{s}.regions" for s in (".partial", ""))
+    kept = {p.name: p.stat().st_mtime_ns for p in staged.glob("pixels.*.json")}
+    assert kept
+    if code != 17:
+        write_map(two_maps, 2021, map_of(code))
+    assert change_of(two_maps, min_area_ha) == 0
+    assert (open_product(two_maps / "change.zarr", "change")["from_to"] == 600 + code).all()
+    is_kept = {(markers / name).stat().st_mtime_ns == then for name, then in kept.items()}
+    assert is_kept == {code == 17}
+
+
+def test_a_whole_change_whose_picture_is_missing_is_drawn_and_not_written_again(
+    two_maps: Path,
+) -> None:
+    assert change_of(two_maps, "2") == 0
+    store, picture = two_maps / "change.zarr", two_maps / "change.png"
+    before, drawn = {p: p.stat().st_mtime_ns for p in store.rglob("*")}, picture.read_bytes()
+    picture.unlink()
+    assert change_of(two_maps, "2") == 0
+    assert picture.read_bytes() == drawn
+    assert {p: p.stat().st_mtime_ns for p in store.rglob("*")} == before
+
+
+def test_a_picture_is_not_replaced_unasked_and_nothing_is_written(
+    two_maps: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (two_maps / "change.png").write_bytes(b"mine")
+    assert change_of(two_maps, "0") == 1
+    assert "change.png exists; pass overwrite" in capsys.readouterr().err
+    assert (two_maps / "change.png").read_bytes() == b"mine"
+    assert not (two_maps / "change.zarr").exists()
+
+
+@pytest.mark.parametrize("out", [".", "run_2021", "run_2021/town/lcz.zarr"])
+def test_a_map_that_is_compared_is_not_written_over(
+    two_maps: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    assert change_of(two_maps, "0", "--overwrite", out=out) == 1
+    assert "is, holds or lies in the map" in capsys.readouterr().err
+    assert (open_product(two_maps / "run_2021/town/lcz.zarr", "pixels")["lcz"] == 17).all()
+
+
+def test_the_years_of_one_store_that_does_not_say_whether_it_is_synthetic(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stacked = stack_years({2019: map_of(6), 2021: map_of(17)})
+    del stacked.attrs["synthetic"]
+    store = write_product({"pixels": stacked}, tmp_path / "years.zarr")
+    out = tmp_path / "change.zarr"
+    assert lczcube("change", store, "--group", "pixels", "--out", out) == 0
+    assert "| 6 Open low-rise | G Water | 61.4 " in capsys.readouterr().out
 
 
 def test_the_picture_is_the_same_bytes_twice(tmp_path: Path) -> None:

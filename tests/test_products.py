@@ -197,6 +197,23 @@ def test_an_existing_store_is_not_replaced_unasked(store: Path) -> None:
     assert all_bytes(store) == before
 
 
+def test_without_an_identity_a_whole_store_is_refused_even_by_the_same_call(
+    tmp_path: Path,
+) -> None:
+    source, path = tmp_path / "source.zarr", tmp_path / "copy.zarr"
+    for code in (3, 5):
+        maps = maps_on(GRID)[["lcz"]]
+        maps["lcz"] = maps["lcz"].copy(data=np.full(GRID.shape, code, np.uint8))
+        write_product({"pixels": maps}, source, overwrite=True)
+        copied = {"pixels": open_product(source, "pixels").drop_vars("spatial_ref")}
+        if code == 3:
+            write_product(copied, path)
+    with pytest.raises(StoreError, match=r"copy\.zarr exists; pass overwrite=True"):
+        write_product(copied, path)
+    write_product(copied, path, overwrite=True)
+    assert (open_product(path, "pixels")["lcz"] == 5).all()
+
+
 def test_an_error_while_writing_leaves_no_store_and_the_same_call_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "lcz.zarr"
     with pytest.raises(OSError, match="disk on fire"):

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -24,8 +25,8 @@ from lczcube.cli import main
 from lczcube.errors import StoreError
 from lczcube.grid import Grid
 from lczcube.products import write_product
-from lczcube.regions import StoreCheck, verify_store
-from tests.test_products import GRID, all_bytes, maps_on
+from lczcube.regions import StoreCheck, fill_store, verify_store, writing
+from tests.test_products import GRID, all_bytes, maps_on, raising
 
 LARGE = Grid("EPSG:32632", (0, 0, 18, 18), chunk_cells=9)
 """576 x 576 pixels in 2 x 2 shards, and a level of 288."""
@@ -103,19 +104,22 @@ def test_killed_at_any_moment_the_same_call_ends_with_the_same_bytes(
     rng, n_killed, path = np.random.default_rng(int(overwrite)), 0, tmp_path / "work" / "lcz.zarr"
     path.parent.mkdir()
     was = write_product({"pixels": maps_on(GRID)}, tmp_path / "old.zarr", attrs={"id": "old"})
-    for moment_s in rng.uniform(0, 0.9 * seconds, size=10):
-        for folder in (path, Path(f"{path}.regions")):
-            shutil.rmtree(folder, ignore_errors=True)
-        old = {}
-        if overwrite:
+    old = all_bytes(was) if overwrite else {}
+    for i, moment_s in enumerate(rng.uniform(0, 0.9 * seconds, size=10)):
+        is_first = i % 2 == 0  # each store is killed, gone on with, and killed again
+        if is_first:
+            for folder in (path, Path(f"{path}.regions")):
+                shutil.rmtree(folder, ignore_errors=True)
+        if is_first and overwrite:
             shutil.copytree(was, path)
             shutil.copytree(f"{was}.regions", f"{path}.regions")
-            old = all_bytes(was)
         child = start(write_slowly, path, overwrite=overwrite)
         time.sleep(moment_s)
         n_killed += child.is_alive()
         kill(child)
         assert all_bytes(path) in (old, {}, expected)
+        if is_first:
+            continue
         write_slowly(path, overwrite)
         assert all_bytes(path) == expected
         assert verify_store(path).is_sound
@@ -173,7 +177,7 @@ def test_killed_between_any_two_steps_of_the_move_nothing_is_lost(
     shutil.copytree(tmp_path / "other.zarr", f"{path}.partial")
     shutil.copytree(tmp_path / "other.zarr.regions", f"{path}.partial.regions")
     steps: dict[str, Callable[[], object]] = {
-        "aside": lambda: path.rename(f"{path}.old"),
+        "aside": lambda: path.rename(path.with_name(".lcz.zarr.lczcube-replaced")),
         "place": lambda: Path(f"{path}.partial").rename(path),
         "unmark": lambda: shutil.rmtree(f"{path}.regions"),
         "mark": lambda: Path(f"{path}.partial.regions").rename(f"{path}.regions"),
@@ -183,7 +187,56 @@ def test_killed_between_any_two_steps_of_the_move_nothing_is_lost(
     write_product(new, path, identity="new", overwrite=True)
     assert all_bytes(path) == expected
     assert verify_store(path).is_sound
-    assert not list(tmp_path.glob("lcz.zarr.old*")) + list(tmp_path.glob("lcz.zarr.partial*"))
+    assert sorted(p.name for p in tmp_path.glob("*lcz.zarr*")) == [
+        ".lcz.zarr.lock",
+        "lcz.zarr",
+        "lcz.zarr.regions",
+    ]
+
+
+@pytest.mark.parametrize("has_place", [False, True])
+def test_a_store_of_the_users_named_old_stays_as_it_is(tmp_path: Path, has_place: bool) -> None:
+    path, old = tmp_path / "lcz.zarr", tmp_path / "lcz.zarr.old"
+    write_product({"pixels": maps_on(GRID)}, old)
+    before = all_bytes(old)
+    if has_place:
+        write_product({"pixels": maps_on(GRID)}, path)
+    write_product({"cells": maps_on(GRID, on_cells=True)}, path, overwrite=True)
+    assert all_bytes(old) == before
+    assert sorted(p.name for p in path.iterdir()) == ["cells", "zarr.json"]
+
+
+def test_a_half_written_store_is_never_put_in_place_of_a_replaced_one(tmp_path: Path) -> None:
+    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr", identity="old")
+    before = all_bytes(path)
+    with pytest.raises(OSError, match="disk on fire"):
+        write_product({"pixels": raising(GRID)}, path, identity="new", overwrite=True)
+    path.rename(tmp_path / ".lcz.zarr.lczcube-replaced")
+    with pytest.raises(StoreError, match="exists; pass overwrite"):
+        write_product({"pixels": maps_on(GRID)}, path, identity="new")
+    assert all_bytes(path) == before
+    assert verify_store(path).is_sound
+
+
+def test_markers_of_a_staging_that_was_removed_are_not_given_to_the_store(tmp_path: Path) -> None:
+    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr", identity="old")
+    with pytest.raises(OSError, match="disk on fire"):
+        write_product({"pixels": raising(GRID)}, path, identity="new", overwrite=True)
+    shutil.rmtree(f"{path}.partial")
+    write_product({"pixels": maps_on(GRID)}, path, identity="old")
+    assert verify_store(path).is_sound
+
+
+def test_a_link_to_a_store_stays_one(tmp_path: Path) -> None:
+    target = tmp_path / "large_disk" / "lcz.zarr"
+    link = tmp_path / "lcz.zarr"
+    link.symlink_to(target)
+    for groups in ({"pixels": maps_on(GRID)}, {"cells": maps_on(GRID, on_cells=True)}):
+        write_product(groups, link, overwrite=True)
+        assert link.is_symlink()
+        assert sorted(p.name for p in target.iterdir()) == [*groups, "zarr.json"]
+        assert verify_store(link) == verify_store(target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["large_disk", "lcz.zarr"]
 
 
 def test_what_is_shared_by_variables_is_computed_once(tmp_path: Path) -> None:
@@ -206,21 +259,35 @@ def test_what_is_shared_by_variables_is_computed_once(tmp_path: Path) -> None:
 
 
 def test_the_same_call_again_writes_nothing(tmp_path: Path) -> None:
-    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr")
+    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr", identity="one")
     before = {p: p.stat().st_mtime_ns for p in path.rglob("*")}
-    write_product({"pixels": maps_on(GRID)}, path)
+    write_product({"pixels": maps_on(GRID)}, path, identity="one")
     assert {p: p.stat().st_mtime_ns for p in path.rglob("*")} == before
 
 
 def test_what_is_missing_or_cut_is_written_again_by_the_same_call(tmp_path: Path) -> None:
-    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr")
+    path = write_product({"pixels": maps_on(GRID)}, tmp_path / "lcz.zarr", identity="one")
     before = all_bytes(path)
     (path / "pixels" / "lcz" / "c" / "0" / "0").unlink()
     cut = path / "pixels" / "probability" / "c" / "0" / "1" / "2"
     cut.write_bytes(cut.read_bytes()[:-1])
     (path / "pixels" / "y" / "zarr.json").write_text("{}")
-    write_product({"pixels": maps_on(GRID)}, path)
+    write_product({"pixels": maps_on(GRID)}, path, identity="one")
     assert all_bytes(path) == before
+
+
+def test_a_worker_stops_where_another_writer_began_the_store_anew(tmp_path: Path) -> None:
+    with writing(tmp_path / "lcz.zarr", identity="one") as opened:
+        fill_store(opened, {})
+        on_worker = pickle.loads(pickle.dumps(opened))
+        on_worker.require_ours()
+    with writing(tmp_path / "lcz.zarr", identity="two", overwrite=True) as other:
+        with pytest.raises(StoreError, match="which began it anew"):
+            on_worker.require_ours()
+        fill_store(other, {})
+        with pytest.raises(StoreError, match="which began it anew"):
+            on_worker.require_ours()
+        other.require_ours()
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
@@ -350,6 +417,12 @@ def test_damaged_missing_and_surplus_files_are_found(tmp_path: Path) -> None:
     assert verify_store(path, hashes=False).damaged == ()
 
 
+def test_to_overwrite_mends_a_damaged_store(tmp_path: Path) -> None:
+    path, _ = damaged_store(tmp_path)
+    write_product({"pixels": maps_on(GRID)}, path, overwrite=True)
+    assert verify_store(path).is_sound
+
+
 def test_a_file_of_a_block_of_nothing_but_fill_is_surplus(tmp_path: Path) -> None:
     empty = xr.zeros_like(maps_on(GRID)[["lcz"]])
     path = write_product({"pixels": empty}, tmp_path / "lcz.zarr")
@@ -369,7 +442,7 @@ def test_the_command_lists_what_is_wrong_and_what_to_do(
     out = capsys.readouterr().out
     assert exit_.value.code == 1
     assert "damaged  pixels/lcz/c/0/1\nmissing  pixels/x/c/0\nsurplus  pixels/lcz/c/9/9\n" in out
-    assert "--overwrite" in out
+    assert out.endswith("for the map of a run: lczcube predict RUN --overwrite.\n")
 
 
 def test_the_command_says_that_a_sound_store_is_sound(

@@ -15,8 +15,12 @@ change. Remote Sensing of Environment 148, 42-57, doi:10.1016/j.rse.2014.02.015.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -29,6 +33,7 @@ from lczcube.cube import GRID_ATTR, grid_of
 from lczcube.errors import ConfigError, StoreError
 from lczcube.lcz import N_CLASSES, NODATA, zone
 from lczcube.mapstack import MADE_BY, as_percent, differences_of_origin
+from lczcube.regions import digest_of
 from lczcube.tables import markdown_table
 
 STATUS = ("no_data", "same", "changed", "too_uncertain", "too_small")
@@ -41,6 +46,7 @@ NOTE = (
 )
 
 _M2_PER_HA = 10_000.0
+_READ = ("lcz", "confidence", "time", "y", "x")
 _N_CODES = 101 * N_CLASSES + 1  # 100 * from + to, at most 1717
 
 
@@ -138,6 +144,33 @@ def find_changes(
         {key: maps.attrs[key] for key in (GRID_ATTR, "synthetic", MADE_BY) if key in maps.attrs}
         | {**told, "connectivity": rules.connectivity, "mixed": "; ".join(mixed), "note": NOTE}
     )
+
+
+def changes_identity(
+    stores: Sequence[Path], rules: ChangeRules, *, group: str, years: Sequence[int] = ()
+) -> str:
+    """What a store of changes depends on, for :func:`lczcube.write_product`; reads the maps' files.
+
+    Parameters
+    ----------
+    stores : sequence of pathlib.Path
+        Product stores that the maps are of, in their order.
+    rules : ChangeRules
+        As for :func:`find_changes`.
+    group : str
+        Group of the stores.
+    years : sequence of int
+        Years that were named for the maps; none where the stores say them.
+
+    Returns
+    -------
+    str
+        SHA-256, in hex: another one when a map was written anew with other values.
+    """
+    prefixes = [f"{group}/{name}/" for name in _READ]
+    maps = [digest_of(store, prefixes) for store in stores]
+    said = json.dumps([maps, asdict(rules), group, list(years)])
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def change_table(changes: xr.Dataset) -> pd.DataFrame:

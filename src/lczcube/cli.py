@@ -698,6 +698,7 @@ def change(
     """Print what changed between maps of a city, and write it as Zarr and as a picture.
 
     The store holds the maps with a dimension time, and the group change; the picture lies beside.
+    Interrupted, the same command goes on as long as the maps are the same.
 
     Parameters
     ----------
@@ -720,23 +721,48 @@ def change(
     allow_mixed
         Compare maps of different products, labels or models too.
     overwrite
-        Replace an existing store.
+        Replace an existing store and picture.
     """
-    from lczcube.changes import ChangeRules, change_table, changes_text, find_changes
+    from lczcube.changes import (
+        ChangeRules,
+        change_table,
+        changes_identity,
+        changes_text,
+        find_changes,
+    )
     from lczcube.changes_plot import write_changes_png
-    from lczcube.mapstack import open_stack
+    from lczcube.mapstack import maps_by_year, open_stack
     from lczcube.products import open_product, write_product
 
-    rules = ChangeRules(min_confidence, min_area_ha, connectivity)
+    rules, picture = ChangeRules(min_confidence, min_area_ha, connectivity), out.with_suffix(".png")
+    # Numbers stand for the years, which one store of several years does not have.
+    stores = list(maps_by_year(maps, city=city, years=range(len(maps))).values())
+    _require_free(out, picture, stores, overwrite=overwrite)
     stacked = open_stack(maps, group=group, city=city, years=years)
     changes = find_changes(stacked, rules, allow_mixed=allow_mixed)
-    write_product({group: stacked, "change": changes}, out, overwrite=overwrite)
+    identity = changes_identity(stores, rules, group=group, years=years)
+    write_product({group: stacked, "change": changes}, out, overwrite=overwrite, identity=identity)
     stacked, changes = open_product(out, group), open_product(out, "change")
     print(changes_text(change_table(changes), changes))
-    made_up = " (synthetic data)" if changes.attrs["synthetic"] else ""
+    made_up = " (synthetic data)" if changes.attrs.get("synthetic") else ""
     title = f"Local Climate Zones{f', {city}' if city else ''}: change{made_up}"
     print(f"\nzarr    {out}")
-    print(f"picture {write_changes_png(stacked, changes, out.with_suffix('.png'), title=title)}")
+    print(f"picture {write_changes_png(stacked, changes, picture, title=title)}")
+
+
+def _require_free(out: Path, picture: Path, stores: "Sequence[Path]", *, overwrite: bool) -> None:
+    """Refuse to write over the maps that are compared, and over a picture unasked."""
+    from lczcube.errors import StoreError
+
+    target = out.resolve()
+    for store in (each.resolve() for each in stores):
+        if target == store or target in store.parents or store in target.parents:
+            raise StoreError(f"--out {out} is, holds or lies in the map {store}; name another.")
+    if picture.exists() and not overwrite:
+        raise StoreError(
+            f"{picture} exists; pass overwrite=True (--overwrite) to replace it and {out}, or name "
+            "another store."
+        )
 
 
 @app.command
@@ -764,8 +790,8 @@ def verify(
     print(
         f"{store}: {len(found.damaged)} damaged, {len(found.missing)} missing, "
         f"{len(found.surplus)} surplus of {found.n_files} files.\n"
-        "Write the store again (--overwrite); or delete the damaged and surplus files and give the "
-        "command that wrote it again."
+        "Give the command that wrote the store again with --overwrite; for the map of a run: "
+        "lczcube predict RUN --overwrite."
     )
     return 1
 

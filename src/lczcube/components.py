@@ -44,15 +44,18 @@ def in_large_component(codes: da.Array, *, min_px: int, connectivity: Connectivi
     if min_px <= 1:
         return codes > 0
     parts = [
-        [dask.delayed(_part)(block, connectivity) for block in row] for row in codes.to_delayed()
+        [dask.delayed(_part, pure=True)(block, connectivity) for block in row]
+        for row in codes.to_delayed()
     ]
-    frames = [[dask.delayed(_frame)(part) for part in row] for row in parts]
-    answers = dask.delayed(_answers)(frames, min_px, connectivity)
+    frames = [[dask.delayed(_frame, pure=True)(part) for part in row] for row in parts]
+    answers = dask.delayed(_answers, pure=True)(frames, min_px, connectivity)
     rows, columns = codes.chunks
     blocks = [
         [
             da.from_delayed(
-                dask.delayed(_answer)(part, answers[i][j]), (rows[i], columns[j]), dtype=bool
+                dask.delayed(_answer, pure=True)(part, answers[i][j]),
+                (rows[i], columns[j]),
+                dtype=bool,
             )
             for j, part in enumerate(row)
         ]

@@ -7,13 +7,14 @@ Credentials of object stores are in no name and no message.
 
 import errno
 import json
+import math
 import os
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -89,7 +90,7 @@ class Place(Protocol):
 
 
 def place_of(store: str | Path, storage_options: Mapping[str, Any] | None = None) -> Place:
-    """The place that a path or a URL names.
+    """The place that a path or a URL names; of a link to a folder, the folder.
 
     Parameters
     ----------
@@ -101,11 +102,19 @@ def place_of(store: str | Path, storage_options: Mapping[str, Any] | None = None
 
     Raises
     ------
+    StoreError
+        If a URL has a query, a fragment, a user or a password.
     MissingExtraError
         If obstore is not installed and the store is a URL.
     """
     if not isinstance(store, str) or "://" not in store:
-        return Folder(Path(store))
+        path = Path(store)
+        return Folder(path.resolve() if path.is_symlink() else path)
+    if "?" in store or "#" in store or "@" in urlsplit(store).netloc:
+        raise StoreError(
+            f"{_without_secrets(store)} was given with a user, a password, or what follows ? or #; "
+            "name the prefix alone, and pass what else is needed as storage_options."
+        )
     try:
         import obstore  # noqa: F401
     except ImportError as error:
@@ -149,14 +158,14 @@ class Folder:
         """A file, None where there is none."""
         try:
             return (self.path / key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def size(self, key: str) -> int | None:
         """Bytes of a file, None where there is none."""
         try:
             return (self.path / key).stat().st_size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, key: str, content: bytes | memoryview) -> None:
@@ -316,7 +325,8 @@ class Bucket:
         """Keep a second writer out, by a lease of :data:`LEASE_S` that is renewed while we write.
 
         The lease is an object ``URL.lock/lease.json`` with an owner, drawn at random, and the
-        second at which it ends. One that a dead writer left is taken over when it has ended.
+        second at which it ends. One that a dead writer left is taken over when it has ended. What
+        cannot be renewed is tried again while it lasts; when it has ended it is no longer ours.
         """
         lease = _Lease(self.with_suffix(".lock"))
         lease.take()
@@ -343,48 +353,69 @@ class _Lease:
     def __init__(self, place: Bucket) -> None:
         self.place = place
         self.owner = uuid.uuid4().hex
-        self.e_tag: str | None = None
+        self.held_until_s = -math.inf  # of the monotonic clock
 
     def take(self) -> None:
-        import obstore
         from obstore.exceptions import AlreadyExistsError
 
         with _with_remedy_of_bucket(self.place.name):
             try:
                 self._put("create")
             except AlreadyExistsError:
-                held = obstore.get(self.place._objects, _LEASE)
-                left_s = json.loads(bytes(held.bytes()))["ends_s"] - time.time()
+                held, e_tag = self._stored()
+                left_s = held["ends_s"] - time.time()
                 if left_s > 0:
                     remedy = f"wait for it, or {left_s:.0f} s if it was stopped"
                     raise _is_locked(self.place.name.removesuffix(".lock"), remedy) from None
-                self._put({"e_tag": held.meta["e_tag"]})
+                self._put({"e_tag": e_tag})
 
     def keep(self, stop: threading.Event) -> None:
         """Renew the lease until told to stop, or until it is lost."""
-        while self.e_tag is not None and not stop.wait(LEASE_S / 3):
+        wait_s = LEASE_S / 3
+        while not stop.wait(wait_s) and self._is_held():
             try:
-                self._put({"e_tag": self.e_tag})
-            except Exception:  # whatever it was, the lease is not renewed
-                self.e_tag = None
+                self._renew()
+                wait_s = LEASE_S / 3
+            except Exception:  # whatever it was, try again while there is time
+                wait_s = LEASE_S / 30
 
     def require_held(self) -> None:
-        if self.e_tag is None:
+        if not self._is_held():
             raise StoreError(
                 f"{self.place.name} was not renewed in {LEASE_S:.0f} s, and another process may "
                 "write; give the same command again: it goes on where it stopped."
             )
 
     def give_back(self) -> None:
-        if self.e_tag is not None:
-            self.place.delete(_LEASE)
+        """Remove the lease where it is ours; one that cannot be removed ends by itself."""
+        with suppress(StoreError), _with_remedy_of_bucket(self.place.name):
+            if self._is_held() and self._stored()[0]["owner"] == self.owner:
+                self.place.delete(_LEASE)
+
+    def _is_held(self) -> bool:
+        return time.monotonic() < self.held_until_s
+
+    def _renew(self) -> None:
+        """Read it first: an answer that was lost may have been of a renewal that was done."""
+        held, e_tag = self._stored()
+        if held["owner"] == self.owner:
+            self._put({"e_tag": e_tag})
+        else:
+            self.held_until_s = -math.inf
+
+    def _stored(self) -> tuple[dict[str, Any], str | None]:
+        import obstore
+
+        held = obstore.get(self.place._objects, _LEASE)
+        return json.loads(bytes(held.bytes())), held.meta["e_tag"]
 
     def _put(self, mode: Any) -> None:
         import obstore
 
-        content = json.dumps({"owner": self.owner, "ends_s": round(time.time() + LEASE_S)})
-        done = obstore.put(self.place._objects, _LEASE, content.encode(), mode=mode)
-        self.e_tag = done["e_tag"]
+        began_s = time.monotonic()
+        content = json.dumps({"owner": self.owner, "ends_s": math.ceil(time.time() + LEASE_S)})
+        obstore.put(self.place._objects, _LEASE, content.encode(), mode=mode)
+        self.held_until_s = began_s + LEASE_S
 
 
 def _is_locked(name: str, remedy: str) -> StoreError:

@@ -23,7 +23,14 @@ from lczcube.grid import Grid
 from lczcube.places import Place, place_of
 from lczcube.probability import PERCENT_NODATA
 from lczcube.pyramids import halved_dataset, halved_geobox, level_names
-from lczcube.regions import Leaf, compressors, fill_store, require_whole, writing
+from lczcube.regions import (
+    Leaf,
+    compressors,
+    fill_store,
+    require_not_whole,
+    require_whole,
+    writing,
+)
 from lczcube.schema import SCHEMA_VERSION, VERSION_ATTR, conventions, kind_of, require_version
 
 MAP_STORE = "lcz.zarr"
@@ -62,9 +69,10 @@ def write_product(
         Replace an existing store. In a folder it stands until the new one is whole; in an object
         store it is removed first. Default: refuse.
     identity : str, optional
-        What the pixels depend on: a store that was begun with another is begun anew. Default: a
-        digest of metadata and of the names of the Dask arrays, which tell what their graphs are
-        made of; files that a graph reads are told by their names alone.
+        What the pixels depend on: a store that was begun with another is begun anew, and a whole
+        one of the same is left as it is. Default: a digest of metadata and of the names of the Dask
+        arrays, which tell what their graphs are made of, but of files that a graph reads only the
+        names; enough to go on with an interrupted call, while a whole store is refused.
     storage_options : mapping, optional
         Of an object store: see :func:`lczcube.places.place_of`. They are written nowhere.
 
@@ -76,8 +84,9 @@ def write_product(
     Raises
     ------
     StoreError
-        If a store of another identity exists and ``overwrite`` is false, another process writes it,
-        or it cannot be written: a full disk, no right. What is written stays for the same call.
+        If a store of another identity, or without one given any whole store, exists and
+        ``overwrite`` is false; if another process writes it, or it cannot be written: a full disk,
+        no right. What is written stays for the same call.
     GridMismatchError
         If a dataset does not carry its grid.
 
@@ -91,6 +100,8 @@ def write_product(
     """
     prepared = {name: _prepare(dataset) for name, dataset in groups.items()}
     root = {VERSION_ATTR: SCHEMA_VERSION, **(attrs or {}), **_multiscales(prepared)}
+    if identity is None and not overwrite:
+        require_not_whole(place_of(store, storage_options))
     named = identity or _identity(prepared, root)
     with writing(
         store, identity=named, overwrite=overwrite, beside=True, storage_options=storage_options

@@ -32,7 +32,6 @@ from lczcube.runtime import n_cores
 
 MARKERS_SUFFIX = ".regions"
 STAGING_SUFFIX = ".partial"
-_REPLACED_SUFFIX = ".old"
 
 _ROOT = "zarr.json"
 _IDENTITY = "identity"
@@ -100,6 +99,23 @@ class OpenStore:
     place: Place
     identity: str
     require_held: Held
+
+    def require_ours(self) -> None:
+        """Raise a StoreError where the lock is lost, or another writer has begun the store anew."""
+        self.require_held()
+        if identity_of(self.place) != self.identity:
+            raise StoreError(
+                f"{self.place.name} is being written by another process, which began it anew; this "
+                "call stops."
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, where the time of a lock is not known but the identity is read."""
+        return OpenStore, (self.place, self.identity, _held_elsewhere)
+
+
+def _held_elsewhere() -> None:
+    """Nothing: the process that took the lock looks after it."""
 
 
 @dataclass(frozen=True)
@@ -250,10 +266,10 @@ def fill_store(
     root = files.pop(_ROOT)
     _write_changed(place, files)
     records = _records(side)
-    reports = [_fill_group(place, group, leaf, files, records) for group, leaf in leaves.items()]
+    reports = [_fill_group(opened, group, leaf, files, records) for group, leaf in leaves.items()]
     whole = {key: _record(content) for key, content in {**files, _ROOT: root}.items()}
     _write_changed(side, {_FILES: json.dumps(whole, indent=1, sort_keys=True).encode()})
-    opened.require_held()
+    opened.require_ours()
     _write_changed(place, {_ROOT: root})
     return RegionReport(sum(r.n_regions for r in reports), sum(r.n_written for r in reports))
 
@@ -320,6 +336,21 @@ def require_whole(place: Place) -> None:
     )
 
 
+def require_not_whole(place: Place) -> None:
+    """Raise a StoreError where a store was written to its end."""
+    if is_whole(place):
+        raise _exists(place)
+
+
+def digest_of(store: str | Path, prefixes: Sequence[str]) -> str:
+    """SHA-256, in hex, of the root's metadata and of files by what their keys begin with; reads."""
+    place, digest = place_of(store), hashlib.sha256()
+    for key in place.all_keys():
+        if key == _ROOT or key.startswith(tuple(prefixes)):
+            digest.update(json.dumps([key, _record(place.read(key) or b"")]).encode())
+    return digest.hexdigest()
+
+
 def identity_of(place: Place) -> str | None:
     """The identity that a store is written with; None where there is no store of ours."""
     held = _side(place).read(_IDENTITY)
@@ -337,13 +368,17 @@ def _target(place: Place, staging: Place, identity: str, *, overwrite: bool) -> 
         if ours and not (overwrite and is_whole(place)):
             return place
         if not overwrite:
-            raise StoreError(
-                f"{place.name} exists; pass overwrite=True (--overwrite) to replace it. Another "
-                "call wrote it, from other inputs or settings maybe; or name another store."
-            )
+            raise _exists(place)
     if staging == place or identity_of(staging) != identity:
         _remove(staging)
     return staging
+
+
+def _exists(place: Place) -> StoreError:
+    return StoreError(
+        f"{place.name} exists; pass overwrite=True (--overwrite) to replace it. Another call wrote "
+        "it, from other inputs or settings maybe; or name another store."
+    )
 
 
 def _remove(place: Place) -> None:
@@ -354,23 +389,33 @@ def _remove(place: Place) -> None:
 
 def _move(staging: Folder, place: Folder) -> None:
     """Put a whole store in its place; killed at any moment, :func:`_finish_move` goes on."""
-    replaced = place.with_suffix(_REPLACED_SUFFIX)
-    replaced.remove()
     if place.path.exists():
-        place.move_to(replaced)
+        place.move_to(_replaced(place))
     staging.move_to(place)
     _finish_move(staging, place)
 
 
 def _finish_move(staging: Folder, place: Folder) -> None:
-    replaced = place.with_suffix(_REPLACED_SUFFIX)
+    """What is left of a move that began; where none did, nothing."""
+    replaced = _replaced(place)
     markers, staged = (each.with_suffix(MARKERS_SUFFIX) for each in (place, staging))
     if replaced.path.exists() and not place.path.exists():
-        (staging if staging.path.exists() else replaced).move_to(place)
-    if staged.path.exists() and not staging.path.exists() and place.path.exists():
+        (staging if _is_as_staged(staging, staging) else replaced).move_to(place)
+    if not staging.path.exists() and _is_as_staged(place, staging):
         markers.remove()
         staged.move_to(markers)
     replaced.remove()
+
+
+def _replaced(place: Folder) -> Folder:
+    """Where a store waits while another takes its place."""
+    return Folder(place.path.with_name(f".{place.path.name}.lczcube-replaced"))
+
+
+def _is_as_staged(place: Place, staging: Place) -> bool:
+    """True for the whole store that the markers of the staging are of."""
+    record = json.loads(_side(staging).read(_FILES) or b"{}").get(_ROOT)
+    return record is not None and is_whole(place) and _matches(place, _ROOT, record, hashes=True)
 
 
 def _lay_out(leaves: Mapping[str, Leaf], attrs: Mapping[str, Any]) -> _Files:
@@ -405,7 +450,7 @@ def _write_changed(place: Place, files: Mapping[str, bytes]) -> None:
 
 
 def _fill_group(
-    place: Place, group: str, leaf: Leaf, files: _Files, records: Mapping[str, Any]
+    opened: OpenStore, group: str, leaf: Leaf, files: _Files, records: Mapping[str, Any]
 ) -> RegionReport:
     lazy = {k: v.data for k, v in leaf.dataset.data_vars.items() if dask.is_dask_collection(v)}
     arrays = {f"{group}/{name}": array for name, array in lazy.items()}
@@ -418,10 +463,10 @@ def _fill_group(
         region
         for region in regions
         if region.key not in records
-        or not _matches(place, region.key, records[region.key], hashes=False)
+        or not _matches(opened.place, region.key, records[region.key], hashes=False)
     ]
     tasks = [
-        _write_region(block, files[f"{region.array}/zarr.json"], place, region)
+        _write_region(block, files[f"{region.array}/zarr.json"], opened, region)
         for region, block in _blocks(arrays, left)
     ]
     with _threads_that_end():
@@ -441,8 +486,9 @@ def _blocks(
 
 
 @dask.delayed(pure=False)  # type: ignore[untyped-decorator]
-def _write_region(block: Any, metadata: bytes, place: Place, region: _Region) -> None:
-    shard = _encoded(block, metadata, region)
+def _write_region(block: Any, metadata: bytes, opened: OpenStore, region: _Region) -> None:
+    shard, place = _encoded(block, metadata, region), opened.place
+    opened.require_ours()
     if shard is None:
         place.delete(region.key)
         record: Any = "absent"
