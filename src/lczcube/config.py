@@ -365,6 +365,7 @@ class UnetTable(NetworkTable):
         Side of a training window, pixels.
     """
 
+    width: Count = 64
     window_px: Count = 16
 
 
