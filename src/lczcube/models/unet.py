@@ -12,11 +12,12 @@ import xarray as xr
 
 from lczcube.errors import GridMismatchError, ModelError
 from lczcube.lcz import require_codes
-from lczcube.models.fitting import Fit, fit_network
+from lczcube.models.fitting import fit_network
 from lczcube.models.netmodel import NetworkModel
 from lczcube.models.network import context_of, unet_network
 from lczcube.models.parameters import TrainingParameters, require_training
 from lczcube.models.sampler import LabelledWindows
+from lczcube.models.trainingrun import Fit
 
 KIND = "unet"
 
