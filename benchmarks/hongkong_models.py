@@ -24,14 +24,18 @@ from sklearn.model_selection import StratifiedGroupKFold
 from lczcube.grid import Grid
 from lczcube.models import (
     Area,
+    PatchArea,
+    PatchParameters,
     UnetModel,
     UnetParameters,
     XgbParameters,
     fit_forest,
     fit_knn,
     fit_linear,
+    fit_patch,
     fit_unet,
     fit_xgb,
+    patch_probability,
     predict_unet,
 )
 from lczcube.models.tabular import TabularModel
@@ -121,6 +125,32 @@ def cross_predict_unet(
     return predicted
 
 
+def cross_predict_patch(
+    scene: Scene, seed: int, parameters: PatchParameters, *, window_px: int = 3
+) -> npt.NDArray[np.int64]:
+    """Every pixel by the window around it, as the features of the forest on windows are of."""
+    samples = scene.pixels()
+    predicted = np.zeros(samples.sizes["sample"], np.int64)
+    bands = tuple(f"b{i:02d}" for i in range(len(scene.image)))
+    rows, columns = (-(-n // window_px) * window_px for n in scene.image.shape[1:])
+    short = rows - scene.image.shape[1], columns - scene.image.shape[2]
+    padded = np.pad(scene.image, ((0, 0), (0, short[0]), (0, short[1])), constant_values=np.nan)
+    image = xr.DataArray(
+        padded, dims=("band", "y", "x"), coords={"band": list(bands)}, attrs={"products": []}
+    )
+    cells = (0, 0, columns // window_px, rows // window_px)
+    grid = Grid("EPSG:32649", cells, pixel_m=100, cell_m=100 * window_px)
+    x, y = (scene.at[1] + 0.5) * 100, (rows - scene.at[0] - 0.5) * 100
+    for train, test in folds(samples, seed):
+        known, asked = (
+            PatchArea("hongkong", image, grid, x[part], y[part], scene.lcz[scene.at][part])
+            for part in (train, test)
+        )
+        model = fit_patch([known], seed=seed, bands=bands, products=(), parameters=parameters)
+        predicted[test] = patch_probability(model, asked).argmax(axis=1) + 1
+    return predicted
+
+
 def predicted_map(model: UnetModel, image: xr.DataArray) -> npt.NDArray[np.uint8]:
     """The whole map, on a made-up grid of cells of one pixel that holds the scene."""
     rows, columns = image.shape[1:]
@@ -200,6 +230,13 @@ def main() -> None:
             "unet on pixels",
             truth,
             lambda seed: cross_predict_unet(scene, seed, UnetParameters()),
+            range(chosen.unet_seeds),
+        )
+    if not chosen.only or "patch" in chosen.only:
+        run(
+            "patch on windows",
+            truth,
+            lambda seed: cross_predict_patch(scene, seed, PatchParameters()),
             range(chosen.unet_seeds),
         )
 

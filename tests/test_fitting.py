@@ -281,10 +281,10 @@ KILLED = """
 import sys
 from pathlib import Path
 from dataclasses import replace
-from lczcube.models import fitting
+from lczcube.models import trainingrun
 from tests.made_areas import BANDS, PRODUCTS, TINY, made_area, made_grid
 from lczcube.models import fit_unet
-fitting.CHECKPOINT_S = 0.0
+trainingrun.CHECKPOINT_S = 0.0
 
 if __name__ == "__main__":
     area = made_area(made_grid())
@@ -334,7 +334,7 @@ def test_a_fit_that_is_killed_in_mid_epoch_ends_with_the_same_bits(tmp_path: Pat
 
 
 def test_a_finished_fit_is_not_done_again(tmp_path: Path) -> None:
-    from lczcube.models.fitting import _Run
+    from lczcube.models.trainingrun import _Run
 
     area = made_area(made_grid())
     first = fit_unet([area], seed=0, bands=BANDS, products=PRODUCTS, parameters=QUICK,

@@ -147,9 +147,9 @@ def test_a_map_is_of_the_windows_around_the_output_pixels(
 
 
 def test_the_map_does_not_depend_on_chunks_or_on_a_larger_halo(model: PatchModel) -> None:
-    grid = made_grid(20, chunk_cells=30)
+    grid = made_grid(40, chunk_cells=30)
     whole = predict_patch(model, made_image(grid, grid.halo_px), grid=grid, halo_px=grid.halo_px)
-    cut = made_grid(20, chunk_cells=1)
+    cut = made_grid(40, chunk_cells=2)
     for halo_px, chunks in ((cut.halo_px, 11), (16, 20)):
         found = predict_patch(model, made_image(cut, halo_px, chunks), grid=cut, halo_px=halo_px)
         np.testing.assert_array_equal(found["lcz"], whole["lcz"])

@@ -32,7 +32,8 @@ from lczcube.components import Connectivity, in_large_component
 from lczcube.cube import GRID_ATTR, grid_of
 from lczcube.errors import ConfigError, StoreError
 from lczcube.lcz import N_CLASSES, NODATA, zone
-from lczcube.mapstack import MADE_BY, as_percent, differences_of_origin
+from lczcube.mapstack import MADE_BY, differences_of_origin
+from lczcube.products import as_percent
 from lczcube.regions import digest_of
 from lczcube.tables import markdown_table
 

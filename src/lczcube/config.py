@@ -395,6 +395,7 @@ class UnetTable(NetworkTable):
         Side of a training window, pixels: a multiple of ``2**depth``, at least ``2 * 2**depth``.
     """
 
+    width: Count = 64
     window_px: Count = 16
 
     @model_validator(mode="after")

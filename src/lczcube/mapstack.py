@@ -12,8 +12,7 @@ import xarray as xr
 
 from lczcube.cube import GRID_ATTR, grid_of
 from lczcube.errors import ConfigError, GridMismatchError, StoreError
-from lczcube.products import MAP_STORE, inputs_of, manifest, open_product, with_yx
-from lczcube.products import as_percent as as_percent  # noqa: PLC0414 (changes takes it from here)
+from lczcube.products import MAP_STORE, as_percent, inputs_of, manifest, open_product, with_yx
 
 MADE_BY = "made_by"
 """Attribute of stacked maps: what made each, a JSON list in the order of ``time``."""

@@ -252,7 +252,6 @@ def _predict(run: Run, identity: str) -> str:
         maps = _maps(run, city)
         write_product(maps, store, attrs=_manifest(run), overwrite=True, identity=identity)
         _draw(run, city, {name: open_product(store, name) for name in maps})
-    write_run_models(run.folder, manifest=_manifest(run))
     left_out = write_outputs(run.folder).left_out
     for why in left_out:
         run.progress(f"left out: {why}")
@@ -347,7 +346,7 @@ def _item_facts(run: Run, name: str) -> dict[str, dict[str, Any]]:
 
 def _evaluate(run: Run, _: str) -> str:
     text = _write_scores(run, _cross_validate(run, None))
-    write_run_models(run.folder, manifest=_manifest(run))
+    write_run_models(run.folder, manifest=_manifest(run), kinds=run.table.models)
     return text
 
 
@@ -542,7 +541,9 @@ def _trains(kind: str) -> Stage:
 
     def compute(run: Run, _: str) -> str:
         folder = run.folder / MODELS / kind
-        return train_model(run.training_data(), kind, folder, progress=run.progress)
+        summary = train_model(run.training_data(), kind, folder, progress=run.progress)
+        write_run_models(run.folder, manifest=_manifest(run), kinds=[kind], scores=False)
+        return summary
 
     return Stage(
         f"train {kind}",

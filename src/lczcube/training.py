@@ -245,6 +245,7 @@ def _confidence(
         folds=told["fold"].to_numpy(),
         features=features,
         weights=weights if weights is not None and weights.any() else None,
+        trained=np.isin(rows, data.rows_that_train()),
         settings=ConfidenceSettings(
             method=table.calibration,
             promise=table.promise,

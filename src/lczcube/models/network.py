@@ -47,7 +47,9 @@ def unet_network(
     -------
     torch.nn.Module
         Of ``(n, n_inputs, y, x)`` to logits ``(n, n_classes, y, x)``: ``stem``, which sees each
-        pixel alone, then ``surroundings``. Sides are multiples of ``2**depth``.
+        pixel alone, then ``surroundings``. Sides are multiples of ``2**depth``. ``spare``, a
+        multiple of it too, are pixels along each edge of which ``surroundings`` gives none: on the
+        way up it then computes no more than the rest can depend on.
 
     Notes
     -----
@@ -75,18 +77,21 @@ def unet_network(
         def forward(self, image: "torch.Tensor") -> "torch.Tensor":
             return self.surroundings(self.stem(image))
 
-        def surroundings(self, pixels: "torch.Tensor") -> "torch.Tensor":
+        def surroundings(self, pixels: "torch.Tensor", spare: int = 0) -> "torch.Tensor":
             import torch
 
+            kept, margin = _margins_up(spare, depth), spare >> depth
             values, skipped = pixels, []
             for level, down in enumerate(self.down):
                 values = down(self.pool(values) if level else values)
                 skipped.append(values)
             skipped.pop()
             for level in reversed(range(len(self.up))):
-                both = torch.cat([self.up[level](values), skipped[level]], dim=1)
-                values = self.join[level](both)
-            logits: torch.Tensor = self.head(torch.cat([pixels, values], dim=1))
+                below = self.up[level](_cropped(values, margin - kept[level] // 2))
+                beside = _cropped(skipped[level], (spare >> level) - kept[level])
+                values, margin = self.join[level](torch.cat([below, beside], dim=1)), kept[level]
+            both = [_cropped(pixels, spare), _cropped(values, margin)]
+            logits: torch.Tensor = self.head(torch.cat(both, dim=1))
             return logits
 
     return _initialised(Network())
@@ -174,6 +179,20 @@ def ready_to_predict(network: Any) -> Any:
                 module[0] = fuse_conv_bn_eval(convolution, normalise)
                 module[1] = nn.Identity()
     return network.to(memory_format=torch.channels_last)
+
+
+def _margins_up(spare: int, depth: int) -> list[int]:
+    """Of each level, the margin that its convolutions on the way up need: even, to be pooled."""
+    margins: list[int] = []
+    for level in range(depth):
+        wanted = margins[-1] // 2 + 2 if margins else 2
+        margins.append(min(wanted + wanted % 2, spare >> level))
+    return margins
+
+
+def _cropped(values: "torch.Tensor", margin: int) -> "torch.Tensor":
+    inner = slice(margin, -margin or None)
+    return values[..., inner, inner]
 
 
 def _stem(n_inputs: int, width: int, band_dropout: float) -> Any:

@@ -14,7 +14,7 @@ from lczcube.confidence import Confidence
 from lczcube.errors import GridMismatchError, LabelError
 from lczcube.grid import Grid
 from lczcube.lcz import N_CLASSES, require_codes
-from lczcube.models.fitting import Fit, fit_network
+from lczcube.models.fitting import fit_network
 from lczcube.models.inputs import layers_valid
 from lczcube.models.maps import map_dataset, shared
 from lczcube.models.margins import block_sizes, require_image, to_margin, with_margins
@@ -24,6 +24,7 @@ from lczcube.models.network import patch_network
 from lczcube.models.parameters import TrainingParameters, require_training
 from lczcube.models.sampler import LabelledWindows, windows_on_disk
 from lczcube.models.tabular import products_of
+from lczcube.models.trainingrun import Fit
 from lczcube.windows import COVERED_SHARE, snap_to_pixels
 
 KIND = "patch"

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 WINDOW_PX = 640
-"""Pixels along what one task maps. Of the default width, 1,280 take a fifth more a pixel, as they
-leave the cache, and 320 as much, as the context counts more."""
+"""Pixels along what one task maps. Larger windows compute less for their context, and take longer
+all the same, as their features leave the cache."""
 
 _STRIP_PX = 8192
 """Pixels that the stem takes at a time: their bands stay in the cache."""
@@ -245,5 +245,7 @@ def _probability(model: UnetModel, pixels: Float32, inner: tuple[slice, ...]) ->
     seen = torch.from_numpy(pixels[None]).to(model.device)
     with torch.inference_mode():
         seen = seen.contiguous(memory_format=torch.channels_last)
-        logits = model.network.surroundings(seen)[0]
-        return model.spread_probability(logits[:, *inner])
+        spare = model.context_px
+        logits = model.network.surroundings(seen, spare)[0]
+        rows, columns = (slice(part.start - spare, part.stop - spare) for part in inner)
+        return model.spread_probability(logits[:, rows, columns])
