@@ -223,6 +223,7 @@ def test_every_kind_trains_maps_and_is_scored(trained: Path, tmp_path: Path) -> 
     run, config = tmp_path / "run", trained.parent / "world" / "every.toml"
     text = (trained.parent / "world" / "small.toml").read_text()
     text = text.replace('["xgb"]', json.dumps(EVERY_KIND)).replace("repeats = 2", "repeats = 1")
+    text = text.replace("folds = 5", "folds = 2")
     config.write_text(text[: text.index("[unet]")] + QUICK)
     assert lczcube("run", config, run) == 0
     scores = json.loads((run / "scores.json").read_text())["scores"]
