@@ -1,6 +1,7 @@
 """Learners: each kind of model behind one door: fitted, asked about samples, laid out as a map."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -127,14 +128,14 @@ class OnFeatures:
         return data.pixels if self.of_pixels else data.samples
 
 
-class _Mapped:
+class _Mapped(ABC):
     """A model that is asked about samples by its map of pixels."""
 
     unit: Unit = "pixels"
 
+    @abstractmethod
     def lazy_probability(self, model: Any, city: CityData) -> xr.DataArray:
         """Probabilities of all pixels of a city, float32 ``(lcz_class, y, x)``, before rounding."""
-        raise NotImplementedError
 
     def probability(self, model: Any, data: TrainingData, rows: Rows) -> npt.NDArray[np.float32]:
         """The mean probability over the square of each sample."""

@@ -116,7 +116,7 @@ def place_of(store: str | Path, storage_options: Mapping[str, Any] | None = None
             "name the prefix alone, and pass what else is needed as storage_options."
         )
     try:
-        import obstore  # noqa: F401
+        import obstore  # noqa: F401 (only whether it is there)
     except ImportError as error:
         raise MissingExtraError(
             f"{_without_secrets(store)} is in an object store, which obstore reads; "

@@ -4,7 +4,6 @@ A store in a folder is written beside its place and moved there when it is whole
 of it or none, and an interrupted call is gone on with. Its layout is :mod:`lczcube.schema`.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from lczcube.pyramids import halved_dataset, halved_geobox, level_names
 from lczcube.regions import (
     Leaf,
     compressors,
+    digest_of,
     fill_store,
     require_not_whole,
     require_whole,
@@ -180,11 +180,8 @@ def store_digest(store: str | Path) -> str:
     StoreError
         If the store is not there, or not whole.
     """
-    place, digest = place_of(store), hashlib.sha256()
-    require_whole(place)
-    for key in place.all_keys():
-        digest.update(f"{key}\n".encode() + hashlib.sha256(place.read(key) or b"").digest())
-    return digest.hexdigest()
+    require_whole(place_of(store))
+    return digest_of(store, [""])
 
 
 def inputs_of(told: Mapping[str, Any], *roles: str) -> list[str]:

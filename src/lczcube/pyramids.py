@@ -131,7 +131,7 @@ def _average(four: Sequence[Array], nodata: float | None) -> Array:
     return total.astype(dtype)
 
 
-def _union(four: Sequence[Array], nodata: float | None) -> Array:  # noqa: ARG001
+def _union(four: Sequence[Array], nodata: float | None) -> Array:  # noqa: ARG001 (as _mode)
     """Of sets, no data being the empty one."""
     union: Array = np.bitwise_or.reduce(np.stack(four))
     return union

@@ -24,7 +24,7 @@ from lczcube.learners import reach_px
 from lczcube.modelcards import write_run_models
 from lczcube.outputs import write_outputs
 from lczcube.predictions import write_predictions
-from lczcube.products import open_features, open_product, write_map_png, write_product
+from lczcube.products import MAP_STORE, open_features, open_product, write_map_png, write_product
 from lczcube.protocols import ScoreProtocol, spread_table
 from lczcube.pseudolabels import propagate_city
 from lczcube.rundonors import RunDonors
@@ -248,7 +248,7 @@ def _propagate(run: Run, identity: str) -> str:
 def _predict(run: Run, identity: str) -> str:
     for city in run.cities:
         run.progress(f"predict: {city}")
-        store = run.path(city, "lcz.zarr")
+        store = run.path(city, MAP_STORE)
         maps = _maps(run, city)
         write_product(maps, store, attrs=_manifest(run), overwrite=True, identity=identity)
         _draw(run, city, {name: open_product(store, name) for name in maps})
@@ -447,7 +447,7 @@ def stages_of(run: Run, kinds: Sequence[str] = ()) -> tuple[Stage, ...]:
             "predict",
             mapped,
             lambda run: {"map_years": run.table.map_years},
-            _in_cities("lcz.zarr", "lcz.png"),
+            _in_cities(MAP_STORE, "lcz.png"),
             _predict,
         ),
         Stage(

@@ -97,10 +97,10 @@ def predict_maps(config: CityFile, data: CityData, models: Path) -> dict[str, xr
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256, hex, of what a model's maps depend on: its files but item, card and history."""
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in _DIGESTED)
-    parts = [(folder / name).read_bytes() for name in names if name != "item.json"]
-    return file_fingerprint(*(name.encode() for name in names), *parts)
+    """SHA-256, hex, of what a model's maps depend on: weights, description, confidence."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in _DIGESTED)
+    told = [path for path in files if path.name != "item.json"]
+    return file_fingerprint(*(path.name.encode() for path in told), *(p.read_bytes() for p in told))
 
 
 def mapped_models(config: CityFile) -> dict[str, str]:

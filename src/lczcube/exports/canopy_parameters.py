@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from lczcube.errors import MissingInputError, SourceError
+from lczcube.errors import SourceError
 from lczcube.exports.geotiff import staged, warped
+from lczcube.exports.opened import open_raster
 from lczcube.exports.product_map import ProductMap, windows
 from lczcube.lcz import N_CLASSES, NODATA, ZONES
 
@@ -242,12 +242,7 @@ class _Counts:
 
 
 def _open_heights(heights: str | Path) -> DatasetReader:
-    if not Path(heights).exists():
-        raise MissingInputError(f"{heights}: no such file; --heights names a raster of heights.")
-    try:
-        file = rasterio.open(heights)
-    except rasterio.errors.RasterioIOError as error:
-        raise SourceError(f"{heights} cannot be read as a raster: {error}.") from error
+    file = open_raster(heights, "--heights names a raster of heights")
     if file.crs is None or not file.crs.is_projected or file.crs.linear_units_factor[1] != 1:
         file.close()
         unit = f", in {file.crs.linear_units}" if file.crs and file.crs.is_projected else ""

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from lczcube.errors import GridError, MissingInputError, SourceError
+from lczcube.errors import GridError, SourceError
 from lczcube.exports.geotiff import staged, warped, write_cog, write_windows
+from lczcube.exports.opened import open_raster
 from lczcube.exports.product_map import ProductMap
 from lczcube.exports.rasters import generator_grid
 from lczcube.grid import BBox, bbox_of
@@ -103,12 +103,7 @@ def _merged(ours: npt.NDArray[np.uint8], fill: npt.NDArray[np.uint8]) -> npt.NDA
 
 
 def _open_fill(fill: str | Path) -> DatasetReader:
-    if not Path(fill).exists():
-        raise MissingInputError(f"{fill}: no such file; --fill names a map of LCZ in EPSG:4326.")
-    try:
-        file = rasterio.open(fill)
-    except rasterio.errors.RasterioIOError as error:
-        raise SourceError(f"{fill} cannot be read as a raster: {error}.") from error
+    file = open_raster(fill, "--fill names a map of LCZ in EPSG:4326")
     if file.crs is None or file.crs.to_epsg() != 4326 or file.transform.e >= 0:
         raise SourceError(
             f"{fill} is in {file.crs}; a fill is north-up in EPSG:4326, as the global LCZ map is. "

@@ -16,10 +16,10 @@ from lczcube.errors import MissingInputError
 from lczcube.grid import Grid
 from lczcube.models.meta import ModelMeta, read_meta
 from lczcube.sources.footprints import Footprint, footprint, geometry_footprint
+from lczcube.training import HELD_OUT
 
 NO_SCORES: Mapping[str, Any] = {}
 
-HELD_OUT_NAME = "held_out.parquet"
 """In a model's folder: a row for each sample, with ``city`` and the ``fold`` that held it out."""
 
 _NEVER, _UNUSED = -1, -2
@@ -147,7 +147,7 @@ def _taught(model: Path, split: str) -> set[str] | None:
 
     With splits that are given, what is held out is not trained on.
     """
-    path = model / HELD_OUT_NAME
+    path = model / HELD_OUT
     if not path.is_file():
         return None
     samples = pd.read_parquet(path, columns=["city", "fold"])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from lczcube.catalog.documents import GEOJSON_TYPE, Document, link_to
 from lczcube.lcz import N_CLASSES, stac_classes
-from lczcube.modelcards.facts import HELD_OUT_NAME, ModelFacts
+from lczcube.modelcards.facts import ModelFacts
 from lczcube.models.meta import META_NAME, ModelMeta
 from lczcube.sources.files import file_facts
 from lczcube.sources.items import (
@@ -20,6 +20,7 @@ from lczcube.sources.items import (
     new_item,
     safe_id,
 )
+from lczcube.training import HELD_OUT
 
 ITEM_NAME, CARD_NAME = "item.json", "card.md"
 
@@ -47,7 +48,7 @@ OTHER_FILES: Mapping[str, tuple[str, str, str, str]] = {
         "data",
     ),
     "held_out": (
-        HELD_OUT_NAME,
+        HELD_OUT,
         "application/vnd.apache.parquet",
         "What models like it said of labels that they had not seen",
         "data",

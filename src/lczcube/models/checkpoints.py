@@ -61,6 +61,7 @@ def read_checkpoint(folder: str | Path, fingerprint: str) -> tuple[Tensors, dict
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             state = json.loads(file.metadata()["state"])
+            # safe_open gives no mapping: its keys must be asked for.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path} is no checkpoint: {error}. Delete it to start anew.") from error

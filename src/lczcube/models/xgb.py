@@ -400,6 +400,7 @@ class _Matrices:
 def _pages(xgboost: Any, table: Spool, inputs: Callable[[Rows], dict[str, Any]]) -> Any:
     """XGBoost's iterator over the blocks of a table; it caches them as bins beside the blocks."""
 
+    # xgboost is imported when it is used: for mypy its classes are Any.
     class Pages(xgboost.DataIter):  # type: ignore[misc]
         def __init__(self) -> None:
             self.number = 0
